@@ -1,0 +1,13 @@
+# Paths and flags; override on the command line: make PREFIX=$HOME/.local
+PREFIX  = /usr/local
+DESTDIR =
+BINDIR  = $(PREFIX)/bin
+MANDIR  = $(PREFIX)/share/man
+LIBEXEC = $(PREFIX)/libexec/teddy
+
+CC      = gcc
+CFLAGS  = -O2 -g
+LDFLAGS =
+
+# Never fast-math: results must not depend on what a compiler thinks of associativity.
+STD     = -std=gnu11 -Wall -Wextra -fopenmp -D_GNU_SOURCE -MMD -MP

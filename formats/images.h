@@ -1,0 +1,53 @@
+/* Images in and out of the formats people have: JPEG, PNG, folders, tars, WebDataset, IDX, CIFAR batches.
+ *
+ * A source hands out one image at a time, in class order as the kind of source defines it (classes sorted by name as
+ * torchvision's ImageFolder does, files sorted within). The source owns its files; images handed out are the caller's.
+ */
+#ifndef IMAGES_H
+#define IMAGES_H
+
+#include <stdbool.h>
+
+#include "../lib/util.h"
+#include "../lib/tensor.h"
+
+struct picture { /* 8-bit pixels, planar (C,H,W); free() px */
+	int c, h, w; /* c: 1 or 3 */
+	uint8_t *px;
+};
+
+/* JPEG or PNG (told by their first bytes) -> pixels; grey files give c = 1, alpha is dropped, 16 bit becomes 8.
+ * Claimed sizes above 65536 a side or 2^28 pixels are refused. */
+int picture_decode(const void *p, size_t n, struct picture *out, char err[ERRLEN]);
+/* PNG bytes; deterministic, no time stamp. */
+int picture_encode_png(const struct picture *pic, struct buf *out, char err[ERRLEN]);
+/* To c channels (1: ITU-R 601 luma, 3: replicated) and h x w: shorter side scaled (bilinear with antialiasing as
+ * Pillow's), centre cropped. */
+void picture_fit(struct picture *pic, int c, int h, int w);
+
+struct source_item {
+	int label;
+	char *name;          /* "CLASS/FILE" or "train-images[17]", for messages; owned by the source until the next call */
+	bool encoded;        /* file bytes in data; else decoded pixels in pic */
+	struct buf data;     /* the caller's */
+	struct picture pic;  /* the caller's */
+};
+
+struct source {
+	char **classes; /* label order */
+	int nclass;
+	int64_t count;  /* images in all, -1: unknown until the end */
+	char err[ERRLEN];
+	struct source_impl *impl;
+};
+
+/* Opens any mixture of paths of one kind: a folder of class folders; a tar (.gz, .zst, .xz too) of CLASS/FILE members;
+ * a WebDataset tar (KEY.jpg|png + KEY.cls [+ KEY.json]); an IDX images file (its labels file found beside it by name:
+ * images-idx3 -> labels-idx1) plain or .gz; CIFAR-10/100 binary batches (data_batch_*.bin, test_batch.bin, train.bin,
+ * test.bin, with batches.meta.txt / fine_label_names.txt beside them where present). Classes: of all paths together.
+ * An empty class folder, a file that is no image, a tar cut short: an error that names it. */
+int source_open(struct source *s, char *const *paths, int npath);
+int source_next(struct source *s, struct source_item *it); /* 1, 0 at the end, -1 with err */
+void source_close(struct source *s);
+
+#endif
