@@ -49,6 +49,9 @@ struct buf {
 void buf_put(struct buf *b, const void *p, size_t n);
 void buf_free(struct buf *b);
 
+/* The last act of a filter that prints text: flushes standard output, dies when that or an earlier write failed. */
+void eflush(void);
+
 double now(void); /* seconds, monotonic */
 
 /* Progress line, drawn on a terminal only and at most ten times a second. unit names what is counted ("steps").
