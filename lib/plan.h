@@ -1,0 +1,76 @@
+/* A plan binds a net to a backend, a largest batch and a purpose; it decides fusion, memory and the order of calls once.
+ * Running it allocates nothing.
+ *
+ * The plan owns its prepared copy of the weights; the activations lie in a workspace, which the caller owns and may lend
+ * to several plans in turn (a pool of teachers needs one workspace per teacher in flight, not per teacher).
+ *
+ * How nodes are fused: a *stage* is an optional head (convolution or linear) and an optional epilogue in this order:
+ * norm, residual add, ReLU, pooling. Every net is a list of stages; a lone ReLU is a stage without head.
+ */
+#ifndef PLAN_H
+#define PLAN_H
+
+#include <stdbool.h>
+
+#include "net.h"
+
+enum purpose {
+	PLAN_EVAL,  /* logits (and taps) with running statistics */
+	PLAN_SYNTH, /* EVAL + gradients with respect to the images, statistics of every BN input and their gradient */
+	PLAN_TRAIN, /* batch statistics, gradients of the parameters, running statistics updated */
+};
+
+struct plan_opts {
+	enum purpose purpose;
+	int batch;     /* largest n of plan_forward */
+	bool taps;     /* EVAL: collect statistics too (always on for SYNTH) */
+};
+
+/* Activations and gradients of one pass. ws_new(NULL) is empty; it grows to the largest plan bound to it. */
+struct workspace;
+struct workspace *ws_new(void);
+void ws_free(struct workspace *w);
+size_t ws_bytes(const struct workspace *w);
+
+/* Statistics of the input of one BN layer over the images of the last forward pass. Sums are kept per image, so that
+ * any grouping (all, by class, mixed) follows, and so that they do not depend on how the batch was split. */
+struct tap {
+	int node;            /* the BN node */
+	int c;               /* channels */
+	int64_t per;         /* H*W: values summed for each (image, channel) */
+	const float *ref;    /* (C) the sums are taken about this value: the layer's running mean */
+	double *sum, *sumsq; /* (n,C): sum of x - ref, of (x - ref)^2 */
+	/* For the backward pass, set by the caller: dL/dx = … + a[n][c] + b[n][c]*(x - ref[c]). */
+	float *a, *b;        /* (n,C), zero after plan_new */
+};
+
+struct plan;
+/* NULL and err when a node has no implementation or memory's arithmetic overflows. The net is borrowed. */
+struct plan *plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN]);
+void plan_free(struct plan *p);
+/* Binds the workspace that the next passes use; grows it. */
+void plan_bind(struct plan *p, struct workspace *ws);
+/* Takes the weights over into the backend's layout (TRAIN: after every optimiser step). */
+void plan_load(struct plan *p, const struct weights *w);
+
+/* images (n,C,H,W) in the net's input normalisation -> logits (n,K). */
+void plan_forward(struct plan *p, int n, const float *images, float *logits);
+/* After plan_forward of the same n and workspace. dlogits (n,K); dimages (n,C,H,W): written, SYNTH only, may be NULL;
+ * dtheta (ntheta): written, TRAIN only, may be NULL. */
+void plan_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta);
+/* TRAIN: folds the last forward pass's batch statistics into running ones: (1-m)*old + m*new, new variance unbiased. */
+void plan_update_running(struct plan *p, int n, struct weights *w);
+
+int plan_ntaps(const struct plan *p);
+struct tap *plan_tap(struct plan *p, int i);
+
+/* What was decided, one line a stage: nodes, shapes, implementation, bytes; for -v. Writes to standard error. */
+void plan_describe(const struct plan *p);
+/* Name of the implementation that stage i's head runs ("winograd4x3:avx2", "onednn:jit:avx2", …), NULL past the end. */
+const char *plan_impl(const struct plan *p, int i);
+
+/* Threads that plans and kernels use (default: OpenMP's). */
+void set_threads(int n);
+int get_threads(void);
+
+#endif
