@@ -48,10 +48,11 @@ double rng_range(struct rng *r, double lo, double hi)
 
 uint32_t rng_below(struct rng *r, uint32_t n)
 {
-	uint32_t w, reject = n ? (uint32_t)-n % n : 0; /* 2^32 mod n: so many words at the top would favour small results */
+	uint32_t w, reject;
 
 	if (n < 2)
 		return 0;
+	reject = -n % n; /* 2^32 mod n: so many words at the top would favour small results */
 	do
 		w = rng_u32(r);
 	while (w > UINT32_MAX - reject);
