@@ -34,10 +34,15 @@ int ts_next(struct ts_reader *r, struct val **frame);
 int ts_next_raw(struct ts_reader *r, const uint8_t **p, size_t *n);
 void ts_close(struct ts_reader *r);
 
-/* Random access on a regular file: opens by the trailer's offsets, frame i (0-based) by seeking. */
+/* Random access on a regular file: opens by the trailer's offsets, frame i (0-based) by seeking. Every frame's hash is
+ * checked against the trailer's at once, its bytes when it is read. ts_seekable: path is such a file. */
+bool ts_seekable(const char *path);
 int ts_open_seek(struct ts_reader *r, const char *path, const char *want);
 int64_t ts_count(const struct ts_reader *r);
 int ts_read_at(struct ts_reader *r, int64_t i, struct val **frame);
+int ts_read_raw(struct ts_reader *r, int64_t i, const uint8_t **p, size_t *n); /* as ts_next_raw */
+/* A frame's bytes as those two give them -> value tree. */
+struct val *ts_parse(const uint8_t *p, size_t n, char err[ERRLEN]);
 
 struct ts_writer {
 	char *name;
@@ -47,7 +52,8 @@ struct ts_writer {
 
 /* Starts a stream with this header (borrowed). path NULL or "-": standard output, refused when it is a terminal. A
  * named file is written as a temporary file beside it and only renamed (after fsync of file, then of folder) by
- * ts_finish; an abandoned writer (ts_abort, exit, or a signal that ends the process) leaves nothing behind. */
+ * ts_finish; what exists and is no regular file (/dev/null, a named pipe) is written directly. An abandoned writer
+ * (ts_abort, exit, or a signal that ends the process) leaves nothing behind. */
 int ts_create(struct ts_writer *w, const char *path, const struct val *header);
 int ts_create_mem(struct ts_writer *w, struct buf *out, const struct val *header);
 int ts_put(struct ts_writer *w, const struct val *frame); /* frame borrowed; a stale "xxh3" key in it is replaced */

@@ -62,8 +62,22 @@ void val_pack(struct buf *b, const struct val *v);
  * NULL and err on anything else. */
 struct val *val_unpack(const void *p, size_t n, char err[ERRLEN]);
 
+/* Bounded scanner (scan.c). An object may nest at most so deep, and hold so many objects, since each takes memory. */
+enum { SCAN_MAXDEPTH = 32, SCAN_MAXOBJECTS = 1 << 22 };
+
 /* Bytes of the first msgpack object in p[0..n): > 0; 0 when it goes on beyond n (read more); -1 when it is no valid
  * object, nests too deeply, or would be larger than limit. */
 int64_t msgpack_scan(const uint8_t *p, size_t n, size_t limit);
+
+/* The same while bytes arrive: call again with more of the same object. need: bytes that it has at least, so reading up
+ * to there never reads beyond it. */
+struct scanner {
+	size_t need;
+	bool started;
+	size_t pos, objects;
+	int depth;
+	uint64_t pending, left[SCAN_MAXDEPTH]; /* objects still to come: in all, by level */
+};
+int64_t scan_more(struct scanner *s, const uint8_t *p, size_t n, size_t limit);
 
 #endif

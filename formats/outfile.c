@@ -1,0 +1,192 @@
+#include "tstream.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Temporary files that stand, for the exit and signal handlers; a forked child must leave its parent's alone. */
+static char *volatile standing[32];
+static pid_t owner;
+
+static void remove_standing(void)
+{
+	size_t i;
+
+	if (getpid() != owner)
+		return;
+	for (i = 0; i < LEN(standing); i++)
+		if (standing[i])
+			unlink(standing[i]);
+}
+
+static void on_signal(int sig)
+{
+	remove_standing();
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+static int register_tmp(char *tmp, char err[ERRLEN])
+{
+	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction sa = { .sa_handler = on_signal }, old;
+	size_t i;
+
+	if (owner != getpid()) {
+		for (i = 0; i < LEN(standing); i++)
+			standing[i] = NULL;
+		if (!owner)
+			atexit(remove_standing);
+		owner = getpid();
+		for (i = 0; i < LEN(sigs); i++) /* nohup and a program's own handler keep theirs */
+			if (!sigaction(sigs[i], NULL, &old) && old.sa_handler == SIG_DFL)
+				sigaction(sigs[i], &sa, NULL);
+	}
+	for (i = 0; i < LEN(standing); i++)
+		if (!standing[i]) {
+			standing[i] = tmp;
+			return 0;
+		}
+	return fail(err, "too many output files at once");
+}
+
+static void unregister_tmp(const char *tmp)
+{
+	size_t i;
+
+	for (i = 0; i < LEN(standing); i++)
+		if (standing[i] == tmp)
+			standing[i] = NULL;
+}
+
+static int open_stdout(struct outfile *o, char err[ERRLEN])
+{
+	if (isatty(STDOUT_FILENO))
+		return fail(err, "standard output is a terminal: redirect it, or name a file with -o");
+	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
+	*o = (struct outfile){ .fp = stdout };
+	return 0;
+}
+
+int out_open(struct outfile *o, const char *path, char err[ERRLEN])
+{
+	char real[PATH_MAX], *dir, *base;
+	struct stat st;
+	int fd;
+
+	if (!path || !strcmp(path, "-"))
+		return open_stdout(o, err);
+	*o = (struct outfile){ .path = NULL };
+	if (!stat(path, &st)) {
+		if (S_ISDIR(st.st_mode))
+			return errno = EISDIR, fail(err, "%s:", path);
+		if (!S_ISREG(st.st_mode)) {
+			signal(SIGPIPE, SIG_IGN);
+			if (!(o->fp = fopen(path, "w")))
+				return fail(err, "%s:", path);
+			o->path = estrdup(path);
+			return 0;
+		}
+		if (!realpath(path, real)) /* a link stays one: what it points to is replaced */
+			return fail(err, "%s:", path);
+		o->path = estrdup(real);
+	} else {
+		o->path = estrdup(path);
+	}
+	dir = estrdup(o->path);
+	base = estrdup(o->path);
+	o->tmp = eprintf_str("%s/.%s.%ld.tmp", dirname(dir), basename(base), (long)getpid());
+	free(dir);
+	free(base);
+	if (register_tmp(o->tmp, err) < 0)
+		goto bad;
+	fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	if (fd < 0) {
+		fail(err, "%s:", path);
+		unregister_tmp(o->tmp);
+		goto bad;
+	}
+	if ((o->fp = fdopen(fd, "w")))
+		return 0;
+	fail(err, "%s:", path);
+	close(fd);
+	out_abort(o);
+	return -1;
+bad:
+	free(o->path);
+	free(o->tmp);
+	*o = (struct outfile){ .path = NULL };
+	return -1;
+}
+
+static int sync_folder(const char *path)
+{
+	char *copy = estrdup(path);
+	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+
+	/* A folder that may be written but not read, or a file system that cannot sync one, is no failure. */
+	if (fd >= 0) {
+		if (fsync(fd) < 0 && errno == EIO)
+			rc = -1;
+		close(fd);
+	}
+	free(copy);
+	return rc;
+}
+
+int out_finish(struct outfile *o, char err[ERRLEN])
+{
+	const char *name = o->path ? o->path : "standard output";
+	int rc;
+
+	errno = 0;
+	if (fflush(o->fp) || ferror(o->fp)) {
+		rc = errno ? fail(err, "%s:", name) : fail(err, "%s: write error", name);
+		out_abort(o);
+		return rc;
+	}
+	if (!o->path) {
+		*o = (struct outfile){ .path = NULL };
+		return 0;
+	}
+	rc = o->tmp && fsync(fileno(o->fp)) < 0 && errno != EINVAL && errno != EROFS ? -1 : 0;
+	if (rc < 0) {
+		fail(err, "%s:", name);
+		out_abort(o);
+		return -1;
+	}
+	rc = fclose(o->fp);
+	o->fp = NULL;
+	if (rc || (o->tmp && rename(o->tmp, o->path) < 0)) {
+		fail(err, "%s:", name);
+		out_abort(o);
+		return -1;
+	}
+	if (o->tmp) {
+		unregister_tmp(o->tmp);
+		rc = sync_folder(o->path) < 0 ? fail(err, "%s: the folder cannot be synced:", name) : 0;
+	}
+	free(o->tmp);
+	free(o->path);
+	*o = (struct outfile){ .path = NULL };
+	return rc;
+}
+
+void out_abort(struct outfile *o)
+{
+	if (o->fp && o->fp != stdout)
+		fclose(o->fp);
+	if (o->tmp) {
+		unlink(o->tmp);
+		unregister_tmp(o->tmp);
+	}
+	free(o->tmp);
+	free(o->path);
+	*o = (struct outfile){ .path = NULL };
+}
