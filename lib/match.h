@@ -22,7 +22,8 @@ struct layer_stats {
 };
 
 /* Value of m_l*(…) for one tap against its target over n images with labels (n); and the gradient coefficients tap->a,
- * tap->b (n,C), written, times `scale` (alpha, 1/teachers). w: 0 global, 1 class-wise, between: mixed. */
+ * tap->b (n,C), written, times `scale` (alpha, 1/teachers), which the value is without. w: 0 global, 1 class-wise,
+ * between: mixed. Labels may be NULL for w = 0; else the caller has checked them against nclass. */
 double match_layer(struct tap *t, const struct layer_stats *s, const int64_t *label, int n, double w, double multiplier,
     double scale);
 
