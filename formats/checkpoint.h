@@ -22,9 +22,11 @@ void checkpoint_free(struct checkpoint *c);
 struct val *net_to_val(const struct net *n);
 struct net *net_from_val(const struct val *v, char err[ERRLEN]);
 
-/* header: kind checkpoint, without "net" (put in by the writer). */
-int checkpoint_write(struct ts_writer *w, const char *path, struct val *header, const struct net *n, const struct weights *wt);
-int checkpoint_write_mem(struct buf *out, struct val *header, const struct net *n, const struct weights *wt, char err[ERRLEN]);
+/* header: kind checkpoint, borrowed; "net" is the writer's business and not in the header that was read. */
+int checkpoint_write(struct ts_writer *w, const char *path, struct val *header, const struct net *n,
+	const struct weights *wt);
+int checkpoint_write_mem(struct buf *out, struct val *header, const struct net *n, const struct weights *wt,
+	char err[ERRLEN]);
 int checkpoint_read(struct ts_reader *r, struct checkpoint *c); /* an open reader of kind checkpoint; err in r->err */
 
 /* Pool reader: members in the tar's order; the manifests are verified on the way. pool_next: 1, 0 at a whole pool's
