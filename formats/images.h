@@ -1,7 +1,8 @@
 /* Images in and out of the formats people have: JPEG, PNG, folders, tars, WebDataset, IDX, CIFAR batches.
  *
- * A source hands out one image at a time, in class order as the kind of source defines it (classes sorted by name as
- * torchvision's ImageFolder does, files sorted within). The source owns its files; images handed out are the caller's.
+ * A source hands out images by number. Folders and tars of CLASS/FILE are numbered class by class (classes sorted by name as
+ * torchvision's ImageFolder does, files sorted within), the other kinds as they are stored. The source owns its files;
+ * images handed out are the caller's.
  */
 #ifndef IMAGES_H
 #define IMAGES_H
@@ -27,16 +28,20 @@ void picture_fit(struct picture *pic, int c, int h, int w);
 
 struct source_item {
 	int label;
-	char *name;          /* "CLASS/FILE" or "train-images[17]", for messages; owned by the source until the next call */
+	const char *name;    /* "CLASS/FILE" or "train-images[17]", for messages; the source's until it is closed */
 	bool encoded;        /* file bytes in data; else decoded pixels in pic */
 	struct buf data;     /* the caller's */
 	struct picture pic;  /* the caller's */
 };
 
 struct source {
-	char **classes; /* label order */
+	char **classes;          /* label order */
 	int nclass;
-	int64_t count;  /* images in all, -1: unknown until the end */
+	bool named;              /* false: the classes are only numbers, "0", "1", … */
+	int channels;            /* of the normalisation that came with the images, 0: none did */
+	double mean[3], std[3];
+	int64_t count;           /* images in all */
+	int *label;              /* (count) in 0..nclass-1 */
 	char err[ERRLEN];
 	struct source_impl *impl;
 };
@@ -45,9 +50,13 @@ struct source {
  * a WebDataset tar (KEY.jpg|png + KEY.cls [+ KEY.json]); an IDX images file (its labels file found beside it by name:
  * images-idx3 -> labels-idx1) plain or .gz; CIFAR-10/100 binary batches (data_batch_*.bin, test_batch.bin, train.bin,
  * test.bin, with batches.meta.txt / fine_label_names.txt beside them where present). Classes: of all paths together.
- * An empty class folder, a file that is no image, a tar cut short: an error that names it. */
+ * An empty class folder, a tar cut short: an error that names it. What lies in a plain tar or a folder is indexed
+ * here and read when it is asked for; the rest is kept in memory. */
 int source_open(struct source *s, char *const *paths, int npath);
-int source_next(struct source *s, struct source_item *it); /* 1, 0 at the end, -1 with err */
+int source_get(struct source *s, int64_t i, struct source_item *it); /* 0, -1 with err; encoded bytes as they lie */
 void source_close(struct source *s);
+
+/* The name of a class as a folder: '/' and a leading '.' become '_'. The caller's to free. */
+char *class_folder(const char *name);
 
 #endif

@@ -21,7 +21,7 @@ struct imageset {
 };
 
 /* Reads an images stream to its end (encoded ones are decoded). Labels are checked against the classes, pixels for
- * NaN. An empty set is an error. */
+ * NaN and infinity. An empty set is an error. -1: r->err says why, there is nothing to free. */
 int imageset_read(struct ts_reader *r, struct imageset *s);
 void imageset_free(struct imageset *s);
 /* Image i as floats in normalisation `to` (C,H,W). */
