@@ -1,0 +1,209 @@
+/* Recipes and soft labels: into frames and back, and frames that lie. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../formats/recipes.h"
+
+enum { N = 4, IMAGES = 9, H = 8, W = 6, K = 7 };
+
+static int ntest, nfailed;
+
+static void ok(int good, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void ok(int good, const char *fmt, ...)
+{
+	va_list ap;
+
+	nfailed += !good;
+	printf("%sok %d - ", good ? "" : "not ", ++ntest);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+static struct val *make(enum mix_kind mix, int pad)
+{
+	struct rng r = rng_at(1, RNG_RECIPE, mix, pad, 0);
+	int64_t index[N] = { 8, 0, 3, 3 }, partner[N];
+	struct view view[N];
+	struct recipe rec = { N, index, view, partner, { 0 } };
+	struct val *frame = val_map();
+
+	mix_draw(&r, mix, 1, H, W, &rec.mix);
+	rng_permute(&r, partner, N);
+	for (int i = 0; i < N; i++) {
+		if (pad)
+			view_draw_pad(&r, H, W, pad, &view[i]);
+		else
+			view_draw_rrc(&r, H, W, 0.08, 1, &view[i]);
+		view[i].flip = i & 1;
+	}
+	recipe_to_frame(frame, &rec);
+	return frame;
+}
+
+/* Through the wire, back into a recipe, and into a frame again: equal. */
+static void test_round_trip(void)
+{
+	char err[ERRLEN] = "";
+
+	for (int pad = 0; pad < 5; pad += 4)
+		for (int mix = MIX_NONE; mix <= MIX_MIXUP; mix++) {
+			struct val *frame = make(mix, pad), *wire, *again = val_map();
+			struct recipe r;
+			struct buf b = { 0 };
+
+			val_pack(&b, frame);
+			wire = val_unpack(b.p, b.len, err);
+			int good = wire && !recipe_from_frame(wire, IMAGES, H, W, &r, err);
+
+			if (good) {
+				recipe_to_frame(again, &r);
+				good = r.mix.kind == (enum mix_kind)mix && r.view[0].zero == pad && val_equal(frame, again);
+				recipe_free(&r);
+			}
+			ok(good, "round trip, mix %s, pad %d %s", mix_name[mix], pad, err);
+			val_free(frame);
+			val_free(wire);
+			val_free(again);
+			buf_free(&b);
+		}
+}
+
+enum lie {
+	L_INDEX, L_INDEX_NEGATIVE, L_PARTNER, L_TOP, L_LEFT, L_HEIGHT_0, L_WIDTH, L_FLIP, L_PAD, L_MIX, L_LAMBDA, L_NAN,
+	L_CUT, L_CUT_ORDER, L_CUT_LONG, L_NO_INDEX, L_NO_BOX, L_NO_PARTNER, L_NO_CUT, L_SHORT_FLIP, L_TYPE, L_EMPTY, L_COUNT
+};
+
+static void tell(struct val *f, enum lie lie)
+{
+	int64_t *index = val_get_tensor(f, "index")->data, *partner = val_get_tensor(f, "partner")->data;
+	int32_t *box = val_get_tensor(f, "box")->data;
+	uint8_t *flip = val_get_tensor(f, "flip")->data;
+	struct val *cut = val_get(f, "cut");
+
+	switch (lie) {
+	case L_INDEX: index[2] = IMAGES; break;
+	case L_INDEX_NEGATIVE: index[0] = -1; break;
+	case L_PARTNER: partner[3] = N; break;
+	case L_TOP: box[0] = H; break;
+	case L_LEFT: box[4 + 1] = -1; break;
+	case L_HEIGHT_0: box[4 + 2] = 0; break;
+	case L_WIDTH: box[3] = INT32_MAX; break;
+	case L_FLIP: flip[1] = 2; break;
+	case L_PAD: val_put(f, "pad", val_int(2)); break; /* boxes are no longer whole images */
+	case L_MIX: val_put(f, "mix", val_str("mix")); break;
+	case L_LAMBDA: val_put(f, "lambda", val_f64(1.01)); break;
+	case L_NAN: val_put(f, "lambda", val_f64(NAN)); break;
+	case L_CUT: cut->list.item[1]->i = H + 1; break;
+	case L_CUT_ORDER: cut->list.item[2]->i = W, cut->list.item[3]->i = 0; break;
+	case L_CUT_LONG: val_push(cut, val_int(0)); break;
+	case L_NO_INDEX: val_drop(f, "index"); break;
+	case L_NO_BOX: val_drop(f, "box"); break;
+	case L_NO_PARTNER: val_drop(f, "partner"); break;
+	case L_NO_CUT: val_drop(f, "cut"); break;
+	case L_SHORT_FLIP: val_put(f, "flip", val_tensor(tensor_new(DT_U8, 1, (int64_t[]){ N - 1 }))); break;
+	case L_TYPE: val_put(f, "partner", val_tensor(tensor_new(DT_F64, 1, (int64_t[]){ N }))); break;
+	default: val_put(f, "index", val_tensor(tensor_new(DT_I64, 1, (int64_t[]){ 0 }))); break;
+	}
+}
+
+static void test_lies(void)
+{
+	for (int lie = 0; lie < L_COUNT; lie++) {
+		struct val *frame = make(MIX_CUTMIX, 0);
+		char err[ERRLEN] = "";
+		struct recipe r;
+		int before = recipe_from_frame(frame, IMAGES, H, W, &r, err);
+
+		recipe_free(&r);
+		tell(frame, lie);
+		int after = recipe_from_frame(frame, IMAGES, H, W, &r, err);
+
+		ok(!before && after < 0 && *err && !r.index, "lie %d: %s", lie, err);
+		if (after >= 0)
+			recipe_free(&r);
+		val_free(frame);
+	}
+}
+
+static double share(const float *l, int c)
+{
+	double sum = 0;
+
+	for (int j = 0; j < K; j++)
+		sum += exp((double)l[j] - l[c]);
+	return 1 / sum;
+}
+
+static void test_soft(void)
+{
+	struct rng r = rng_at(3, RNG_NOISE, 0, 0, 0);
+	float logits[N * K], back[N * K];
+	struct val *f = val_map();
+	char err[ERRLEN] = "";
+	double worst = 0;
+
+	for (int i = 0; i < N * K; i++)
+		logits[i] = (float)(4 * rng_normal(&r));
+	for (int j = 0; j < K; j++)
+		logits[K + j] = 2.5f; /* all alike */
+
+	ok(soft_from_frame(f, N, K, back, err) == 0, "no soft labels");
+	soft_to_frame(f, logits, N, K, SOFT_F16, 0);
+	ok(soft_from_frame(f, N, K, back, err) == 1, "f16 %s", err);
+	for (int i = 0; i < N * K; i++)
+		worst = fmax(worst, fabs(back[i] - logits[i]) / fabs(logits[i]));
+	ok(worst < 1.0 / 2048, "f16: within half a unit of its last place (%.1e)", worst);
+
+	soft_to_frame(f, logits, N, K, SOFT_U8, 0);
+	ok(!val_get(f, "soft.f16") && soft_from_frame(f, N, K, back, err) == 1, "u8 in f16's place %s", err);
+	worst = 0;
+	for (int i = 0; i < N; i++) {
+		float lo = INFINITY, hi = -INFINITY;
+
+		for (int j = 0; j < K; j++)
+			lo = fminf(lo, logits[i * K + j]), hi = fmaxf(hi, logits[i * K + j]);
+		for (int j = 0; j < K; j++)
+			worst = fmax(worst, fabs(back[i * K + j] - logits[i * K + j]) - (hi - lo) / 510.0);
+	}
+	ok(worst < 1e-5, "u8: within half a step (%.1e over it)", worst);
+
+	for (int top = 1; top <= K; top += 3) { /* 1, 4, 7 */
+		soft_to_frame(f, logits, N, K, SOFT_TOPK, top);
+		int got = soft_from_frame(f, N, K, back, err);
+		int32_t *index = val_get_tensor(f, "soft.index")->data;
+
+		worst = 0;
+		for (int i = 0; i < N && got == 1; i++)
+			for (int t = 0; t < top; t++) {
+				int c = index[i * top + t];
+
+				worst = fmax(worst, fabs(share(back + i * K, c) - share(logits + i * K, c)));
+			}
+		ok(got == 1 && worst < 2e-3, "top %d of %d: their probabilities stay (%.1e)", top, K, worst);
+	}
+
+	soft_to_frame(f, logits, N, K, SOFT_TOPK, 2);
+	ok(soft_from_frame(f, N, 1, back, err) < 0, "more in the top than classes: %s", err);
+	((int32_t *)val_get_tensor(f, "soft.index")->data)[5] = K;
+	ok(soft_from_frame(f, N, K, back, err) < 0, "no such class: %s", err);
+	soft_to_frame(f, logits, N, K, SOFT_F16, 0);
+	ok(soft_from_frame(f, N + 1, K, back, err) < 0, "too few: %s", err);
+	((uint16_t *)val_get_tensor(f, "soft.f16")->data)[9] = 0x7e00;
+	ok(soft_from_frame(f, N, K, back, err) < 0, "NaN: %s", err);
+	val_free(f);
+}
+
+int main(void)
+{
+	progname = "t_recipes";
+	test_round_trip();
+	test_lies();
+	test_soft();
+	printf("1..%d\n", ntest);
+	return nfailed > 0;
+}
