@@ -1,0 +1,18 @@
+/* The functions of kernels.h's table, declared for the instruction set ISA that is being compiled. */
+#ifndef ISA_H
+#define ISA_H
+
+void KERNEL(sums)(double *, double *, const float *, const float *, int, int, int);
+void KERNEL(sums_back)(double *, double *, const float *, const float *, const float *, int, int, int);
+void KERNEL(epilogue)(float *, uint8_t *, const float *, const float *, const float *, const float *, int, int, int, bool,
+    bool);
+void KERNEL(gather)(float *, const float *const *, int, const uint8_t *, int, int, int, bool);
+void KERNEL(affine_back)(float *, const float *, const float *, const float *, const float *, const float *, const float *,
+    int, int64_t);
+void KERNEL(image_dgrad)(float *, const float *, const float *, int, int, int, int, int, int, int, int, int);
+void KERNEL(linear)(float *, const float *, const float *, const float *, int, int, int, size_t, size_t);
+void KERNEL(linear_dgrad)(float *, const float *, const float *, int, int);
+void KERNEL(wino_filter)(float *, const float *, int, int, bool);
+void KERNEL(wino_conv)(float *, const float *, const float *, const float *, float *, int, const struct wino_shape *);
+
+#endif

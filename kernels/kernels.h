@@ -1,0 +1,61 @@
+/* The CPU's inner loops: one contract per kernel, one table per instruction set, chosen at run time.
+ *
+ * Arguments: outputs, inputs, sizes. Feature maps are blocked, (CB,H,W,8) with CB = ceil(C/8) and zeros in the channels
+ * beyond C; per-channel arrays are padded to 8*CB with zeros. Every call takes one image (winograd: n) and runs on the
+ * calling thread; nothing here allocates. Each kernel has a plain double reference in tests/ref.h.
+ */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct wino_shape { /* 3x3, stride 1: y (K,oh,ow) = w * x (C,ih,iw), oh = ih + 2*pad - 2 */
+	int c, k;       /* channels, as they are (not padded) */
+	int ih, iw, oh, ow, pad;
+};
+
+struct kernels {
+	const char *isa;
+
+	/* sum[c] += sum over p of x - ref[c]; sumsq[c] += sum of (x - ref[c])^2; x (CB,H,W,8), c real channels. Float
+	 * within a row, double across rows. */
+	void (*sums)(double *sum, double *sumsq, const float *x, const float *ref, int c, int h, int w);
+	/* sdz[c] += sum of dz, sdzx[c] += sum of dz*(x - ref[c]). */
+	void (*sums_back)(double *sdz, double *sdzx, const float *dz, const float *x, const float *ref, int c, int h, int w);
+	/* v = x*scale[c] + shift[c] + res; mask bit = v > 0, v = max(v, 0) where relu; y = v, or with pool the mean of 2x2
+	 * (y (CB,H/2,W/2,8); a last odd row or column is dropped). res, mask may be NULL; y may be x without pool. */
+	void (*epilogue)(float *y, uint8_t *mask, const float *x, const float *res, const float *scale, const float *shift,
+	    int cb, int h, int w, bool relu, bool pool);
+	/* dz = (sum of the ndy gradients dy[i], each spread over its 2x2 window / 4 with pool) where the mask's bit is set. */
+	void (*gather)(float *dz, const float *const *dy, int ndy, const uint8_t *mask, int cb, int h, int w, bool pool);
+	/* dx = g[c]*dz + a[c] + b[c]*(x - ref[c]); x may be NULL (then b, ref are not read); dx may be dz. */
+	void (*affine_back)(float *dx, const float *dz, const float *x, const float *g, const float *a, const float *b,
+	    const float *ref, int cb, int64_t p);
+	/* Gradient of an image (C,ih,iw), C <= 4, from dy (KB,oh,ow,8) through a k x k convolution of stride s:
+	 * w is (KB,k,k,C,8), prepared. dx is written. */
+	void (*image_dgrad)(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k,
+	    int stride, int pad);
+
+	/* y (n,out) = x (n,in) * w^T + bias; w (out,in). x and y: image i at xs*i, ys*i floats. */
+	void (*linear)(float *y, const float *x, const float *w, const float *bias, int n, int in, int out, size_t ys,
+	    size_t xs);
+	/* dx (in) = dy (out) * w: one image. */
+	void (*linear_dgrad)(float *dx, const float *dy, const float *w, int in, int out);
+
+	/* Winograd F(4x4,3x3) (Lavin & Gray 2016). u: prepared filters, wino_filter_floats() of them, from w (K,C,3,3);
+	 * flip: for the input gradient, w (C,K,3,3) rotated by 180 degrees. scratch: wino_scratch_floats(). */
+	void (*wino_filter)(float *u, const float *w, int c, int k, bool flip);
+	void (*wino_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
+	    const struct wino_shape *s);
+};
+size_t wino_filter_floats(int c, int k);
+size_t wino_scratch_floats(int c, int k);
+
+extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
+/* The best that this processor runs; name ("plain", "avx2", "avx512") pins one: NULL when it cannot run here. */
+const struct kernels *kernels_best(void);
+const struct kernels *kernels_named(const char *name);
+
+#endif

@@ -1,0 +1,21 @@
+/* One table an instruction set: compiled once for each, with its ISA. */
+#include "kernels.h"
+#include "vec.h"
+#include "isa.h"
+
+#define STR_(x) #x
+#define STR(x) STR_(x)
+
+const struct kernels PASTE(kernels, ISA) = {
+	.isa = STR(ISA),
+	.sums = KERNEL(sums),
+	.sums_back = KERNEL(sums_back),
+	.epilogue = KERNEL(epilogue),
+	.gather = KERNEL(gather),
+	.affine_back = KERNEL(affine_back),
+	.image_dgrad = KERNEL(image_dgrad),
+	.linear = KERNEL(linear),
+	.linear_dgrad = KERNEL(linear_dgrad),
+	.wino_filter = KERNEL(wino_filter),
+	.wino_conv = KERNEL(wino_conv),
+};

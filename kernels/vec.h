@@ -1,0 +1,56 @@
+/* Eight floats as GCC's vector extension has them: the same source makes SSE2, AVX2 or AVX-512VL code by flags alone. */
+#ifndef VEC_H
+#define VEC_H
+
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+typedef float v8 __attribute__((vector_size(32)));
+typedef int32_t v8i __attribute__((vector_size(32)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE v8 load8(const float *p) { v8 v; memcpy(&v, p, sizeof v); return v; }
+INLINE void store8(float *p, v8 v) { memcpy(p, &v, sizeof v); }
+INLINE v8 splat8(float x) { return (v8){ x, x, x, x, x, x, x, x }; }
+INLINE v8 zero8(void) { return (v8){ 0 }; }
+
+/* One bit a lane where v > 0, and back to a vector that is v there and 0 elsewhere. */
+INLINE uint8_t
+positive8(v8 v)
+{
+#ifdef __AVX2__
+	return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_setzero_ps(), _CMP_GT_OQ));
+#else
+	uint8_t m = 0;
+	for (int i = 0; i < 8; i++)
+		m |= (v[i] > 0) << i;
+	return m;
+#endif
+}
+
+INLINE v8
+keep8(v8 v, uint8_t mask)
+{
+	const v8i bit = { 1, 2, 4, 8, 16, 32, 64, 128 };
+	v8i m = { mask, mask, mask, mask, mask, mask, mask, mask };
+
+	return (v8)((v8i)v & ((m & bit) != 0));
+}
+
+/* max(v, 0); NaN stays NaN so that a diverged run is seen. */
+INLINE v8
+relu8(v8 v)
+{
+	return (v8)((v8i)v & ~(v8i)(v <= 0));
+}
+
+/* Names of this file's functions for the instruction set that it is compiled for. */
+#define PASTE_(a, b) a##_##b
+#define PASTE(a, b) PASTE_(a, b)
+#define KERNEL(name) PASTE(name, ISA)
+
+#endif

@@ -1,0 +1,510 @@
+/* The CPU backend: carries out a plan's calls, chunk by chunk of images, phase by phase.
+ *
+ * Within a phase each thread takes a chunk of images through all its calls, so that features stay in cache and results
+ * do not depend on the number of threads; between phases the batch-wide reductions of batch norm are finished.
+ */
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+
+#include "cpu.h"
+
+/* Per-channel coefficients of image i's instance norm: y = x*scale + shift. */
+static void
+instance_affine(const struct exec *e, const struct node *n, int i, float *scale, float *shift)
+{
+	double per = (double)e->h * e->w;
+
+	memset(scale, 0, e->cp * sizeof *scale);
+	memset(shift, 0, e->cp * sizeof *shift);
+	for (int c = 0; c < e->c; c++) {
+		double m = e->isum[(size_t)i * e->c + c] / per;
+		double v = fmax(e->isumsq[(size_t)i * e->c + c] / per - m * m, 0), g = e->gamma[c] / sqrt(v + n->eps);
+		scale[c] = g;
+		shift[c] = e->beta[c] - m * g;
+	}
+}
+
+static void
+linear_forward(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct node *n = &q->p->net->node[s->head];
+	const struct exec *e = s->exec;
+	int in = q->p->net->node[n->in[0]].c, last = s->out == q->p->net->nnode - 1;
+
+	const struct plan *p = q->p;
+	const struct cpu *cpu = p->be_data;
+	size_t ys = p->buffer[s->y].floats, xs = p->buffer[p->stage[s->in_stage].y].floats;
+
+	cpu->k->linear(at(q, s->y, i0), value(q, s->in_stage, i0), e->head.fwd, e->head.bias, i1 - i0, in, n->c, ys, xs);
+	for (int i = i0; last && i < i1; i++)
+		memcpy(q->logits + (size_t)i * n->c, at(q, s->y, i), n->c * sizeof(float));
+}
+
+static void
+sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq, int i0, int i1)
+{
+	const struct exec *e = s->exec;
+	const struct cpu *cpu = q->p->be_data;
+
+	for (int i = i0; i < i1; i++) {
+		size_t nc = (size_t)i * e->c;
+		memset(sum + nc, 0, e->c * sizeof *sum);
+		memset(sumsq + nc, 0, e->c * sizeof *sumsq);
+		cpu->k->sums(sum + nc, sumsq + nc, at(q, s->x, i), e->ref, e->c, e->h, e->w);
+	}
+}
+
+static void
+f_head(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct cpu *cpu = q->p->be_data;
+	const struct exec *e = s->exec;
+	const struct head *h = &e->head;
+
+	if (s->solo >= 0)
+		return;
+	if (s->head >= 0 && q->p->net->node[s->head].op == OP_LINEAR) {
+		linear_forward(q, s, i0, i1);
+		return;
+	}
+	if (s->head >= 0 && h->wino_fwd) {
+		struct wino_shape ws = { h->shape.ic, h->shape.oc, h->shape.ih, h->shape.iw, h->shape.oh, h->shape.ow, h->shape.pad };
+		cpu->k->wino_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0, &ws);
+	} else if (s->head >= 0)
+		for (int i = i0; i < i1; i++)
+			dnn_conv_forward(h->dnn, q->tid, at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias);
+	if (s->tap >= 0 && (q->p->opts.taps || q->p->opts.purpose == PLAN_TRAIN))
+		sums_of(q, s, q->p->tap[s->tap].sum, q->p->tap[s->tap].sumsq, i0, i1);
+	if (e->isum)
+		sums_of(q, s, e->isum, e->isumsq, i0, i1);
+}
+
+static void
+f_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct cpu *cpu = q->p->be_data;
+	const struct exec *e = s->exec;
+	const float *scale = e->scale, *shift = e->shift;
+
+	if (s->solo >= 0) {
+		solo_forward(q, s, i0, i1);
+		return;
+	}
+	if (s->y == s->x)
+		return;
+	for (int i = i0; i < i1; i++) {
+		if (e->isum) {
+			float *coef = cpu->coef[q->tid];
+			instance_affine(e, &q->p->net->node[s->norm], i, coef, coef + e->cp);
+			scale = coef, shift = coef + e->cp;
+		}
+		cpu->k->epilogue(at(q, s->y, i), s->mask >= 0 ? (uint8_t *)at(q, s->mask, i) : NULL, at(q, s->x, i),
+		    s->res >= 0 ? value(q, s->res_stage, i) : NULL, scale, shift, e->cp / 8, e->h, e->w, s->relu >= 0, s->pool >= 0);
+	}
+}
+
+/* Gradient of the stage's output: one consumer's, or its dz where several were added up or an epilogue undone. */
+static const float *
+grad_out(const struct pass *q, const struct stage *s, int i)
+{
+	if (s->out == q->p->net->nnode - 1)
+		return q->dlogits + (size_t)i * q->p->net->nclass;
+	return at(q, s->dz >= 0 ? s->dz : s->dy[0], i);
+}
+
+static void
+b_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct cpu *cpu = q->p->be_data;
+	const struct exec *e = s->exec;
+	const float *dy[LEN(s->dy)];
+
+	if (s->dz < 0)
+		return;
+	for (int i = i0; i < i1; i++) {
+		for (int j = 0; j < s->ndy; j++)
+			dy[j] = at(q, s->dy[j], i);
+		const struct node *o = &q->p->net->node[s->out];
+		bool plain = node_layout(q->p->net, s->out) == PLAIN;
+		float *dz = at(q, s->dz, i);
+		if (plain) {
+			for (size_t j = 0; j < cpu_floats(o, PLAIN); j++) {
+				dz[j] = dy[0][j];
+				for (int d = 1; d < s->ndy; d++)
+					dz[j] += dy[d][j];
+			}
+			continue;
+		}
+		bool solo = s->solo >= 0;
+		cpu->k->gather(dz, dy, s->ndy, s->mask >= 0 && !solo ? (uint8_t *)at(q, s->mask, i) : NULL, pad8(o->c) / 8,
+		    solo ? o->h : e->h, solo ? o->w : e->w, s->pool >= 0);
+		if (e->sdz) {
+			size_t nc = (size_t)i * e->c;
+			memset(e->sdz + nc, 0, e->c * sizeof *e->sdz);
+			memset(e->sdzx + nc, 0, e->c * sizeof *e->sdzx);
+			cpu->k->sums_back(e->sdz + nc, e->sdzx + nc, dz, at(q, s->x, i), e->ref, e->c, e->h, e->w);
+		}
+	}
+}
+
+/* Coefficients of a normalisation's backward pass over `m` values: with mean mu (about ref), variance v, sums of dz and
+ * dz*(x-ref):  dx = g*(dz - mean(dz) - (x-mu)/(v+eps) * mean(dz*(x-mu))), g = gamma/sqrt(v+eps); this as
+ * gain*dz + a + b*(x-ref). */
+static void
+norm_back(double m, double mu, double v, double eps, double gamma, double sdz, double sdzx, float *gain, float *a, float *b)
+{
+	double g = gamma / sqrt(v + eps), cov = (sdzx - mu * sdz) / m / (v + eps);
+
+	*gain = g;
+	*b = -g * cov;
+	*a = g * (-sdz / m + cov * mu);
+}
+
+/* dz -> dx: gradient in front of the norm. */
+static void
+undo_norm(const struct pass *q, const struct stage *s, int i)
+{
+	const struct plan *p = q->p;
+	const struct cpu *cpu = p->be_data;
+	const struct exec *e = s->exec;
+	int64_t per = (int64_t)e->h * e->w;
+	float *coef = cpu->coef[q->tid], *gain = e->gain, *a = e->a, *b = e->b;
+
+	if (s->norm < 0)
+		return;
+	if (e->isum) {
+		gain = coef, a = coef + e->cp, b = coef + 2 * e->cp;
+		memset(coef, 0, 3 * e->cp * sizeof *coef);
+		for (int c = 0; c < e->c; c++) {
+			size_t nc = (size_t)i * e->c + c;
+			double m = e->isum[nc] / per, v = fmax(e->isumsq[nc] / per - m * m, 0);
+			norm_back(per, m, v, p->net->node[s->norm].eps, e->gamma[c], e->sdz[nc], e->sdzx[nc], gain + c, a + c, b + c);
+		}
+	} else if (p->opts.purpose == PLAN_SYNTH) {
+		const struct tap *t = &p->tap[s->tap];
+		a = coef, b = coef + e->cp;
+		memset(coef, 0, 2 * e->cp * sizeof *coef);
+		memcpy(a, t->a + (size_t)i * e->c, e->c * sizeof *a);
+		memcpy(b, t->b + (size_t)i * e->c, e->c * sizeof *b);
+	}
+	cpu->k->affine_back(at(q, s->dx, i), at(q, s->dz, i), at(q, s->x, i), gain, a, b, e->ref, e->cp / 8, per);
+}
+
+static void
+add_floats(float *out, const float *in, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] += in[i];
+}
+
+static void
+linear_backward(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct node *n = &q->p->net->node[s->head];
+	const struct head *h = &((struct exec *)s->exec)->head;
+	const struct cpu *cpu = q->p->be_data;
+	int in = q->p->net->node[n->in[0]].c;
+
+	for (int i = i0; i < i1; i++) {
+		const float *dy = grad_out(q, s, i);
+		if (s->gin >= 0)
+			cpu->k->linear_dgrad(at(q, s->gin, i), dy, h->fwd, in, n->c);
+		if (h->dw) {
+			bool first = q->fresh && i == q->first;
+			const float *x = value(q, s->in_stage, i);
+			if (first) {
+				memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
+				memset(h->db[q->tid], 0, n->c * sizeof(float));
+			}
+			for (int o = 0; o < n->c; o++) {
+				float d = dy[o], *w = h->dw[q->tid] + (size_t)o * in;
+				for (int j = 0; j < in; j++)
+					w[j] += d * x[j];
+			}
+			add_floats(h->db[q->tid], dy, n->c);
+		}
+	}
+}
+
+static void
+conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct cpu *cpu = q->p->be_data;
+	const struct exec *e = s->exec;
+	const struct head *h = &e->head;
+	const struct node *n = &q->p->net->node[s->head];
+	int dx = s->dx >= 0 ? s->dx : s->dy[0];
+	float *dw = q->fresh ? h->dw[q->tid] : cpu->scratch[q->tid];
+
+	if (i1 - i0 < q->p->chunk && !q->fresh) { /* single images need a scratch of their own */
+		for (int i = i0; i < i1; i++) {
+			dnn_conv_wgrad(h->dnn, q->tid, dw, NULL, value(q, s->in_stage, i), at(q, dx, i), 1);
+			add_floats(h->dw[q->tid], dw, h->ndw);
+		}
+	} else {
+		dnn_conv_wgrad(h->dnn, q->tid, dw, cpu->scratch[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), i1 - i0);
+		if (!q->fresh)
+			add_floats(h->dw[q->tid], dw, h->ndw);
+	}
+	if (n->param[P_BIAS] < 0)
+		return;
+	if (q->fresh)
+		memset(h->db[q->tid], 0, n->c * sizeof(float));
+	for (int i = i0; i < i1; i++) {
+		const float *d = at(q, dx, i);
+		for (int c = 0; c < n->c; c++) {
+			const float *plane = d + (size_t)(c / 8) * n->h * n->w * 8 + c % 8;
+			double sum = 0;
+			for (int64_t j = 0; j < (int64_t)n->h * n->w; j++)
+				sum += plane[j * 8];
+			h->db[q->tid][c] += sum;
+		}
+	}
+}
+
+static void
+b_head(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct plan *p = q->p;
+	const struct cpu *cpu = p->be_data;
+	const struct exec *e = s->exec;
+	const struct head *h = &e->head;
+	bool to_image = s->in_stage == 0 && p->opts.purpose == PLAN_SYNTH && q->dimages;
+
+	if (s->head >= 0 && p->net->node[s->head].op == OP_LINEAR) {
+		linear_backward(q, s, i0, i1);
+		return;
+	}
+	for (int i = i0; i < i1; i++) {
+		float *image = to_image ? q->dimages + (size_t)i * cpu_floats(&p->net->node[0], PLAIN) : NULL;
+		float *gin = s->gin >= 0 ? at(q, s->gin, i) : image;
+
+		if (s->solo >= 0) {
+			if (gin)
+				solo_backward(q, s, grad_out(q, s, i), gin, i);
+			continue;
+		}
+		undo_norm(q, s, i);
+		if (s->head < 0 || !h->dgrad || !gin || h->wino_dgrad)
+			continue;
+		const float *dx = at(q, s->dx >= 0 ? s->dx : s->dy[0], i);
+		const struct conv_shape *c = &h->shape;
+		if (h->image_dgrad)
+			cpu->k->image_dgrad(gin, dx, h->dgrad, c->ic, c->ih, c->iw, pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
+		else
+			dnn_conv_dgrad(h->dnn, q->tid, gin, dx, h->dgrad);
+	}
+	if (s->head >= 0 && h->wino_dgrad && s->gin >= 0) {
+		const struct conv_shape *c = &h->shape;
+		struct wino_shape ws = { c->oc, c->ic, c->oh, c->ow, c->ih, c->iw, 2 - c->pad };
+		cpu->k->wino_conv(at(q, s->gin, i0), at(q, s->dx >= 0 ? s->dx : s->dy[0], i0), h->dgrad, NULL,
+		    cpu->scratch[q->tid], i1 - i0, &ws);
+	}
+}
+
+/* TRAIN, at the start of the phase behind a BN's sums: batch statistics and the affine that follows from them. */
+static void
+finish_forward(struct plan *p, const struct stage *s, int n)
+{
+	const struct tap *t = &p->tap[s->tap];
+	struct exec *e = s->exec;
+	double m = (double)n * t->per, eps = p->net->node[s->norm].eps;
+
+	for (int c = 0; c < e->c; c++) {
+		double sum = 0, sumsq = 0;
+		for (int i = 0; i < n; i++)
+			sum += t->sum[(size_t)i * e->c + c], sumsq += t->sumsq[(size_t)i * e->c + c];
+		double mu = sum / m, v = fmax(sumsq / m - mu * mu, 0), g = e->gamma[c] / sqrt(v + eps);
+		e->mean[c] = mu; /* about ref */
+		e->var[c] = v;
+		e->scale[c] = g;
+		e->shift[c] = e->beta[c] - (mu + e->ref[c]) * g;
+	}
+}
+
+/* TRAIN: sums of gradients over the batch -> coefficients of dx, gradients of gamma and beta. */
+static void
+finish_backward(struct plan *p, const struct stage *s, int n, float *dtheta)
+{
+	struct exec *e = s->exec;
+	const struct node *v = &p->net->node[s->norm];
+	double m = (double)n * e->h * e->w;
+
+	for (int c = 0; c < e->c; c++) {
+		double sdz = 0, sdzx = 0, dgamma = 0;
+		for (int i = 0; i < n; i++) {
+			size_t nc = (size_t)i * e->c + c;
+			sdz += e->sdz[nc], sdzx += e->sdzx[nc];
+			if (e->isum) {
+				double per = (double)e->h * e->w, mu = e->isum[nc] / per, var = fmax(e->isumsq[nc] / per - mu * mu, 0);
+				dgamma += (e->sdzx[nc] - mu * e->sdz[nc]) / sqrt(var + v->eps);
+			}
+		}
+		if (!e->isum) {
+			norm_back(m, e->mean[c], e->var[c], v->eps, e->gamma[c], sdz, sdzx, e->gain + c, e->a + c, e->b + c);
+			dgamma = (sdzx - e->mean[c] * sdz) / sqrt(e->var[c] + v->eps);
+		}
+		if (dtheta) {
+			dtheta[p->net->param[v->param[P_WEIGHT]].offset + c] = dgamma;
+			dtheta[p->net->param[v->param[P_BIAS]].offset + c] = sdz;
+		}
+	}
+}
+
+static void
+run_call(const struct pass *q, const struct call *c, int i0, int i1)
+{
+	static void (*const what[])(const struct pass *, const struct stage *, int, int) = {
+		[F_HEAD] = f_head, [F_EPILOGUE] = f_epilogue, [B_EPILOGUE] = b_epilogue, [B_HEAD] = b_head,
+	};
+
+	what[c->what](q, &q->p->stage[c->stage], i0, i1);
+}
+
+/* A chunk through calls [c0, c1) of one phase; a stage's two halves go together, a few images at a time. */
+static void
+run_chunk(const struct pass *q, int c0, int c1, int i1)
+{
+	for (int c = c0; c < c1; c++) {
+		const struct call *call = &q->p->call[c];
+		const struct exec *e = q->p->stage[call->stage].exec;
+		bool pair = c + 1 < c1 && call[1].stage == call->stage, wgrad = q->p->opts.purpose == PLAN_TRAIN;
+		int step = e->step > 0 ? e->step : q->p->chunk;
+
+		for (int i = q->first; i < i1; i += step) {
+			int to = MIN(i + step, i1);
+			run_call(q, call, i, to);
+			if (pair)
+				run_call(q, call + 1, i, to);
+		}
+		const struct call *last = pair ? call + 1 : call;
+		const struct stage *s = &q->p->stage[call->stage];
+		if (wgrad && last->what == B_HEAD && s->head >= 0 && q->p->net->node[s->head].op == OP_CONV)
+			conv_wgrad(q, s, q->first, i1);
+		c += pair;
+	}
+}
+
+static void
+run(struct plan *p, struct pass proto, int c0, int c1, int n, float *dtheta)
+{
+	int chunks = (n + p->chunk - 1) / p->chunk, nthread = MIN(get_threads(), chunks);
+	int library = omp_get_max_threads();
+
+	cpu_threads(p, get_threads());
+	omp_set_num_threads(1); /* oneDNN must not start threads of its own, not even where we run just one */
+	while (c0 < c1) {
+		int end = c0;
+		while (end < c1 && p->call[end].phase == p->call[c0].phase)
+			end++;
+		for (int c = c0; c < end; c++) { /* reductions that this phase starts from */
+			const struct stage *s = &p->stage[p->call[c].stage];
+			bool norm = s->norm >= 0 && p->opts.purpose == PLAN_TRAIN;
+			if (norm && p->call[c].what == F_EPILOGUE && s->tap >= 0)
+				finish_forward(p, s, n);
+			if (norm && p->call[c].what == B_HEAD && s->tap >= 0)
+				finish_backward(p, s, n, dtheta);
+		}
+		/* Thread t has chunks t, t + threads, …: weight gradients add up in one order at one number of threads. */
+		#pragma omp parallel num_threads(nthread)
+		{
+			struct pass q = proto;
+			q.p = p;
+			q.tid = omp_get_thread_num();
+			for (int k = q.tid; k < chunks; k += omp_get_num_threads()) {
+				q.first = k * p->chunk;
+				q.fresh = k == q.tid;
+				run_chunk(&q, c0, end, MIN(q.first + p->chunk, n));
+			}
+		}
+		c0 = end;
+	}
+	omp_set_num_threads(library);
+	for (int c = 0; dtheta && c < p->nstage; c++) { /* instance norms reduce without a barrier of their own */
+		const struct stage *s = &p->stage[c];
+		if (s->norm >= 0 && s->tap < 0)
+			finish_backward(p, s, n, dtheta);
+	}
+}
+
+static void
+cpu_forward(struct plan *p, int n, const float *images, float *logits)
+{
+	run(p, (struct pass){ .images = images, .logits = logits }, 0, p->nforward, n, NULL);
+	p->last_images = images;
+}
+
+/* Adds the threads' weight gradients up and puts them into torchvision's layout. */
+static void
+collect_gradients(struct plan *p, int used, float *dtheta)
+{
+	#pragma omp parallel for schedule(dynamic, 1) num_threads(get_threads())
+	for (int i = 0; i < p->nstage; i++) {
+		struct stage *s = &p->stage[i];
+		struct exec *e = s->exec;
+		if (s->head < 0)
+			continue;
+		const struct node *n = &p->net->node[s->head];
+		float *dw = dtheta + p->net->param[n->param[P_WEIGHT]].offset;
+		for (int t = 1; t < used; t++) {
+			add_floats(e->head.dw[0], e->head.dw[t], e->head.ndw);
+			add_floats(e->head.db[0], e->head.db[t], n->c);
+		}
+		if (n->op == OP_LINEAR)
+			memcpy(dw, e->head.dw[0], e->head.ndw * sizeof *dw);
+		else
+			dnn_conv_unprepare(e->head.dnn, dw, e->head.dw[0]);
+		if (n->param[P_BIAS] >= 0)
+			memcpy(dtheta + p->net->param[n->param[P_BIAS]].offset, e->head.db[0], n->c * sizeof *dw);
+	}
+}
+
+static void
+cpu_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta)
+{
+	int chunks = (n + p->chunk - 1) / p->chunk;
+
+	run(p, (struct pass){ .images = p->last_images, .dlogits = dlogits, .dimages = dimages }, p->nforward, p->ncall, n, dtheta);
+	if (dtheta)
+		collect_gradients(p, MIN(get_threads(), chunks), dtheta);
+}
+
+static void
+cpu_update_running(struct plan *p, int n, struct weights *w)
+{
+	const double momentum = 0.1; /* PyTorch's default */
+
+	for (int i = 0; i < p->nstage; i++) {
+		struct stage *s = &p->stage[i];
+		const struct exec *e = s->exec;
+		if (s->tap < 0)
+			continue;
+		const struct node *v = &p->net->node[s->norm];
+		float *mean = weights_param(p->net, w, v->param[P_MEAN]), *var = weights_param(p->net, w, v->param[P_VAR]);
+		double m = (double)n * e->h * e->w;
+		for (int c = 0; c < e->c; c++) {
+			mean[c] += momentum * (e->mean[c] + e->ref[c] - mean[c]);
+			var[c] += momentum * (e->var[c] * (m > 1 ? m / (m - 1) : 1) - var[c]);
+		}
+	}
+}
+
+static const char *
+cpu_impl(const struct plan *p, int i)
+{
+	return ((struct exec *)p->stage[i].exec)->impl;
+}
+
+const struct backend backend_cpu = {
+	.name = "cpu",
+	.floats = cpu_floats,
+	.chunk = cpu_chunk,
+	.compile = cpu_compile,
+	.release = cpu_release,
+	.load = cpu_load,
+	.forward = cpu_forward,
+	.backward = cpu_backward,
+	.update_running = cpu_update_running,
+	.impl = cpu_impl,
+};

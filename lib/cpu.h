@@ -1,0 +1,98 @@
+/* The CPU backend's own data: what it hangs at a plan and its stages. Shared by cpu.c (carrying calls out), cpu_setup.c
+ * (primitives, weights, memory) and cpu_solo.c (operations that run alone). */
+#ifndef CPU_H
+#define CPU_H
+
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "conv.h"
+#include "engine.h"
+
+/* What a stage's head is made of. Prepared weights lie here, in the implementation's layout. */
+struct head {
+	struct conv_shape shape;
+	bool wino_fwd, wino_dgrad, image_dgrad;
+	struct dnn_conv *dnn;         /* whatever Winograd and image_dgrad leave over; NULL: nothing */
+	float *fwd, *dgrad, *bias;    /* bias padded to 8, zeros where the node has none */
+	float **dw;                   /* TRAIN: weight gradients, one a thread, in wgrad's layout (linear: plain) */
+	float **db;                   /* TRAIN: bias gradients */
+	size_t ndw;
+	char impl[96];
+};
+
+struct exec {
+	struct head head;
+	int c, cp, h, w;              /* features at the norm: channels, padded; their size */
+	int step;                     /* images that head and epilogue take together */
+	float *scale, *shift;         /* (cp) forward affine of the norm */
+	float *gain, *a, *b;          /* (cp) backward: dx = gain*dz + a + b*(x - ref) */
+	float *ref;                   /* (cp) zeros (instance norm) or the tap's */
+	float *gamma, *beta;          /* (cp) */
+	double *sdz, *sdzx;           /* TRAIN: (batch,c) sums of dz and dz*(x - ref) per image */
+	double *mean, *var;           /* TRAIN: (c) of the batch, biased */
+	double *isum, *isumsq;        /* instance norm: (batch,c) */
+	char impl[128];
+};
+
+struct cpu {
+	const struct kernels *k;
+	int nthread;                  /* that the per-thread arrays below are made for */
+	size_t nscratch;
+	float **scratch;              /* Winograd's tiles, weight gradients; per thread */
+	float **coef;                 /* (3*cp) per thread: per-image affine coefficients */
+	size_t ncoef;
+};
+
+static inline int
+pad8(int c)
+{
+	return (c + 7) / 8 * 8;
+}
+
+size_t cpu_floats(const struct node *n, enum layout l); /* of one image */
+int cpu_chunk(const struct plan *p);
+int cpu_compile(struct plan *p, char err[ERRLEN]);
+void cpu_release(struct plan *p);
+void cpu_load(struct plan *p, const struct weights *w);
+void cpu_threads(struct plan *p, int nthread); /* per-thread arrays, remade when set_threads() asked for more since */
+
+/* One pass over one chunk: who runs it, which images, and the caller's arrays. */
+struct pass {
+	struct plan *p;
+	int tid, first; /* thread; first image of the chunk */
+	bool fresh;     /* TRAIN: this thread's first chunk: gradients are written, not added */
+	const float *images;
+	float *logits;
+	const float *dlogits;
+	float *dimages;
+};
+
+/* Where image i (of the batch) of a buffer lies. */
+static inline float *
+at(const struct pass *q, int buffer, int i)
+{
+	const struct plan *p = q->p;
+	const struct buffer *b = &p->buffer[buffer];
+
+	if (b->batch)
+		return p->ws->batch + b->offset * p->opts.batch + b->floats * i;
+	return p->ws->chunk[q->tid] + b->offset * p->chunk + b->floats * (i - q->first);
+}
+
+/* Output of a stage, image i: the image itself where the stage is the input. */
+static inline const float *
+value(const struct pass *q, int stage, int i)
+{
+	const struct stage *s = &q->p->stage[stage];
+
+	if (s->y >= 0)
+		return at(q, s->y, i);
+	return q->images + (size_t)i * cpu_floats(&q->p->net->node[0], PLAIN);
+}
+
+/* Affine of the image, flatten (blocked to plain), and the poolings that no epilogue takes. din is written. */
+void solo_forward(const struct pass *q, const struct stage *s, int i0, int i1);
+void solo_backward(const struct pass *q, const struct stage *s, const float *dy, float *din, int i);
+
+#endif

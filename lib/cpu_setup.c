@@ -1,0 +1,285 @@
+/* The CPU backend's preparation: which implementation runs each stage, its memory, its copy of the weights. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cpu.h"
+#include "isa.h"
+
+static const char *isa_name;
+
+int
+set_isa(const char *name, char err[ERRLEN])
+{
+	if (!kernels_named(name))
+		return fail(err, "instruction set '%s': unknown, or not on this processor (avx512, avx2, plain)", name);
+	isa_name = name;
+	return 0;
+}
+
+size_t
+cpu_floats(const struct node *n, enum layout l)
+{
+	return (size_t)(l == BLOCKED ? pad8(n->c) : n->c) * n->h * n->w;
+}
+
+/* Images a chunk: enough to use every filter that passes through the cache several times, few enough to split over
+ * threads. A function of plan and net alone, or bytes would depend on the machine. */
+int
+cpu_chunk(const struct plan *p)
+{
+	int want = p->opts.purpose == PLAN_TRAIN || p->net->ntheta > 4000000 ? 25 : 10;
+	int chunks = (p->opts.batch + want - 1) / want;
+
+	if (chunks > 1)
+		chunks += chunks & 1; /* two threads at least share evenly */
+	return (p->opts.batch + chunks - 1) / chunks;
+}
+
+static bool
+winograd_fits(const struct conv_shape *s, int pad)
+{
+	return s->k == 3 && s->stride == 1 && s->groups == 1 && !s->plain_src && pad >= 0 && pad <= 2;
+}
+
+static int
+compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
+{
+	const struct node *n = &p->net->node[s->head], *src = &p->net->node[n->in[0]];
+	bool dgrad = p->opts.purpose == PLAN_SYNTH || (p->opts.purpose == PLAN_TRAIN && stage_needs_gin(p, s));
+	struct head *h = &e->head;
+	int want = 0;
+
+	h->shape = (struct conv_shape){ src->c, src->h, src->w, n->c, n->h, n->w, n->k, n->stride, n->pad, n->groups,
+		node_layout(p->net, n->in[0]) == PLAIN };
+	if (n->groups != 1)
+		return fail(err, "node %s: the cpu backend has no grouped convolution", n->name);
+	if (h->shape.plain_src && src->c > 4 && dgrad)
+		return fail(err, "node %s: gradients of images with %d channels (at most 4)", n->name, src->c);
+	h->wino_fwd = winograd_fits(&h->shape, n->pad);
+	h->wino_dgrad = dgrad && winograd_fits(&h->shape, 2 - n->pad);
+	h->image_dgrad = dgrad && h->shape.plain_src;
+	want |= h->wino_fwd ? 0 : CONV_FWD;
+	want |= dgrad && !h->wino_dgrad && !h->image_dgrad ? CONV_DGRAD : 0;
+	want |= p->opts.purpose == PLAN_TRAIN ? CONV_WGRAD : 0;
+	if (want && !(h->dnn = dnn_conv_new(&h->shape, want, p->chunk, err)))
+		return -1;
+	h->fwd = ealigned(h->wino_fwd ? wino_filter_floats(src->c, n->c) : dnn_conv_weights(h->dnn, CONV_FWD), 4);
+	if (h->wino_dgrad)
+		h->dgrad = ealigned(wino_filter_floats(n->c, src->c), 4);
+	else if (h->image_dgrad)
+		h->dgrad = ealigned((size_t)pad8(n->c) * src->c * n->k * n->k, 4);
+	else if (dgrad)
+		h->dgrad = ealigned(dnn_conv_weights(h->dnn, CONV_DGRAD), 4);
+	h->bias = ealigned(pad8(n->c), 4);
+	if (want & CONV_WGRAD)
+		h->ndw = dnn_conv_weights(h->dnn, CONV_WGRAD);
+	const char *isa = ((struct cpu *)p->be_data)->k->isa;
+	snprintf(h->impl, sizeof h->impl, "%s%s", h->wino_fwd ? "winograd:" : dnn_conv_impl(h->dnn, CONV_FWD),
+	    h->wino_fwd ? isa : "");
+	if (!h->wino_fwd && strstr(h->impl, "ref"))
+		return fail(err, "node %s: oneDNN has no fast convolution for it (%s)", n->name, h->impl);
+	return 0;
+}
+
+static int
+compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
+{
+	const struct node *n = s->norm >= 0 ? &p->net->node[s->norm] : s->head >= 0 ? &p->net->node[s->head]
+	    : &p->net->node[s->add >= 0 ? s->add : s->relu >= 0 ? s->relu : s->out];
+	bool train = p->opts.purpose == PLAN_TRAIN, in = s->norm >= 0 && n->op == OP_IN;
+	struct exec *e = s->exec = ecalloc(1, sizeof *e);
+	struct cpu *cpu = p->be_data;
+
+	e->c = n->c, e->cp = pad8(n->c), e->h = n->h, e->w = n->w;
+	if (s->pool >= 0 && s->norm < 0 && s->head < 0 && s->add < 0 && s->relu < 0) { /* a pool alone: its input counts */
+		const struct node *src = &p->net->node[s->in];
+		e->h = src->h, e->w = src->w;
+	}
+	if (s->solo >= 0) {
+		snprintf(e->impl, sizeof e->impl, "cpu:%s", op_name[p->net->node[s->solo].op]);
+		return 0;
+	}
+	if (s->head >= 0 && p->net->node[s->head].op == OP_LINEAR) {
+		size_t nw = p->net->param[p->net->node[s->head].param[P_WEIGHT]].count;
+		e->head.fwd = ealigned(nw, 4);
+		e->head.bias = ealigned(e->cp, 4);
+		e->head.ndw = train ? nw : 0;
+		snprintf(e->impl, sizeof e->impl, "linear:%s", cpu->k->isa);
+		return 0;
+	}
+	if (s->head >= 0 && compile_conv(p, s, e, err) < 0)
+		return -1;
+	snprintf(e->impl, sizeof e->impl, "%s%scpu:%s", e->head.impl, *e->head.impl ? "+" : "", cpu->k->isa);
+	/* Wide maps go image by image, so that the epilogue finds them in cache; small ones by the chunk, so that
+	 * filters are read less often. */
+	size_t bytes = (size_t)e->cp * e->h * e->w * 4;
+	e->step = MAX(1, MIN(p->chunk, (int)((256 << 10) / bytes)));
+	if (e->head.wino_fwd && wino_filter_floats(e->head.shape.ic, e->head.shape.oc) > (1 << 20))
+		e->step = p->chunk;
+	e->scale = ealigned(e->cp, 4);
+	e->shift = ealigned(e->cp, 4);
+	e->gain = ealigned(e->cp, 4);
+	e->a = ealigned(e->cp, 4);
+	e->b = ealigned(e->cp, 4);
+	e->gamma = ealigned(e->cp, 4);
+	e->beta = ealigned(e->cp, 4);
+	for (int i = 0; i < e->c; i++)
+		e->scale[i] = e->gain[i] = 1;
+	e->ref = s->tap >= 0 ? p->tap_ref[s->tap] : ealigned(e->cp, 4);
+	size_t nc = (size_t)p->opts.batch * e->c;
+	if (in) {
+		e->isum = ecalloc(nc, sizeof *e->isum);
+		e->isumsq = ecalloc(nc, sizeof *e->isumsq);
+	}
+	if (s->norm >= 0 && p->opts.purpose != PLAN_EVAL && (train || in)) {
+		e->sdz = ecalloc(nc, sizeof *e->sdz);
+		e->sdzx = ecalloc(nc, sizeof *e->sdzx);
+		e->mean = ecalloc(e->c, sizeof *e->mean);
+		e->var = ecalloc(e->c, sizeof *e->var);
+	}
+	return 0;
+}
+
+void
+cpu_threads(struct plan *p, int nthread)
+{
+	struct cpu *cpu = p->be_data;
+
+	if (nthread <= cpu->nthread)
+		return;
+	cpu->scratch = erealloc(cpu->scratch, nthread, sizeof *cpu->scratch);
+	cpu->coef = erealloc(cpu->coef, nthread, sizeof *cpu->coef);
+	for (int t = cpu->nthread; t < nthread; t++) {
+		cpu->scratch[t] = ealigned(cpu->nscratch + 1, 4);
+		cpu->coef[t] = ealigned(cpu->ncoef + 1, 4);
+	}
+	for (int i = 0; i < p->nstage; i++) {
+		struct exec *e = p->stage[i].exec;
+		if (!e || !e->head.ndw)
+			continue;
+		e->head.dw = erealloc(e->head.dw, nthread, sizeof *e->head.dw);
+		e->head.db = erealloc(e->head.db, nthread, sizeof *e->head.db);
+		for (int t = cpu->nthread; t < nthread; t++) {
+			e->head.dw[t] = ealigned(e->head.ndw, 4);
+			e->head.db[t] = ealigned(pad8(p->net->node[p->stage[i].head].c), 4);
+		}
+	}
+	cpu->nthread = nthread;
+}
+
+int
+cpu_compile(struct plan *p, char err[ERRLEN])
+{
+	struct cpu *cpu = p->be_data = ecalloc(1, sizeof *cpu);
+
+	cpu->k = isa_name ? kernels_named(isa_name) : kernels_best();
+	for (int i = 0; i < p->nstage; i++) {
+		if (compile_stage(p, &p->stage[i], err) < 0)
+			return -1;
+		struct exec *e = p->stage[i].exec;
+		struct conv_shape *c = &e->head.shape;
+		if (e->head.wino_fwd)
+			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
+		cpu->nscratch = MAX(cpu->nscratch, e->head.ndw);
+		cpu->ncoef = MAX(cpu->ncoef, 3 * (size_t)e->cp);
+	}
+	cpu_threads(p, get_threads());
+	return 0;
+}
+
+void
+cpu_release(struct plan *p)
+{
+	struct cpu *cpu = p->be_data;
+
+	for (int i = 0; p->stage && i < p->nstage; i++) {
+		struct exec *e = p->stage[i].exec;
+		if (!e)
+			continue;
+		dnn_conv_free(e->head.dnn);
+		for (int t = 0; e->head.dw && t < cpu->nthread; t++) {
+			free(e->head.dw[t]);
+			free(e->head.db[t]);
+		}
+		free(e->head.dw), free(e->head.db);
+		free(e->head.fwd), free(e->head.dgrad), free(e->head.bias);
+		free(e->scale), free(e->shift), free(e->gain), free(e->a), free(e->b), free(e->gamma), free(e->beta);
+		if (p->stage[i].tap < 0)
+			free(e->ref);
+		free(e->sdz), free(e->sdzx), free(e->mean), free(e->var), free(e->isum), free(e->isumsq);
+		free(e);
+	}
+	for (int t = 0; cpu && t < cpu->nthread; t++) {
+		free(cpu->scratch[t]);
+		free(cpu->coef[t]);
+	}
+	if (cpu) {
+		free(cpu->scratch);
+		free(cpu->coef);
+	}
+	free(cpu);
+}
+
+static const float *
+param(const struct plan *p, const struct weights *w, int node, enum role r)
+{
+	int i = p->net->node[node].param[r];
+
+	return i < 0 ? NULL : weights_param(p->net, w, i);
+}
+
+static void
+load_conv(const struct cpu *cpu, struct head *h, const float *w)
+{
+	const struct conv_shape *s = &h->shape;
+
+	if (h->wino_fwd)
+		cpu->k->wino_filter(h->fwd, w, s->ic, s->oc, false);
+	else
+		dnn_conv_prepare(h->dnn, CONV_FWD, h->fwd, w);
+	if (h->wino_dgrad)
+		cpu->k->wino_filter(h->dgrad, w, s->oc, s->ic, true);
+	else if (h->image_dgrad) {
+		for (int o = 0; o < s->oc; o++)
+			for (int i = 0; i < s->ic; i++)
+				for (int t = 0; t < s->k * s->k; t++)
+					h->dgrad[(((size_t)(o / 8) * s->k * s->k + t) * s->ic + i) * 8 + o % 8] =
+					    w[((size_t)o * s->ic + i) * s->k * s->k + t];
+	} else if (h->dgrad)
+		dnn_conv_prepare(h->dnn, CONV_DGRAD, h->dgrad, w);
+}
+
+void
+cpu_load(struct plan *p, const struct weights *w)
+{
+	#pragma omp parallel for schedule(dynamic, 1) num_threads(get_threads())
+	for (int i = 0; i < p->nstage; i++) {
+		struct stage *s = &p->stage[i];
+		struct exec *e = s->exec;
+
+		if (s->solo >= 0)
+			continue;
+		if (s->head >= 0) {
+			const struct node *n = &p->net->node[s->head];
+			const float *weight = param(p, w, s->head, P_WEIGHT), *bias = param(p, w, s->head, P_BIAS);
+			if (bias)
+				memcpy(e->head.bias, bias, n->c * sizeof *bias);
+			if (n->op == OP_LINEAR)
+				memcpy(e->head.fwd, weight, p->net->param[n->param[P_WEIGHT]].count * sizeof *weight);
+			else
+				load_conv(p->be_data, &e->head, weight);
+		}
+		if (s->norm >= 0) {
+			const struct node *n = &p->net->node[s->norm];
+			const float *mean = param(p, w, s->norm, P_MEAN), *var = param(p, w, s->norm, P_VAR);
+			memcpy(e->gamma, param(p, w, s->norm, P_WEIGHT), n->c * sizeof *e->gamma);
+			memcpy(e->beta, param(p, w, s->norm, P_BIAS), n->c * sizeof *e->beta);
+			for (int c = 0; n->op == OP_BN && c < n->c; c++) {
+				double g = e->gamma[c] / sqrt((double)var[c] + n->eps);
+				e->scale[c] = e->gain[c] = g;
+				e->shift[c] = e->beta[c] - mean[c] * g;
+			}
+		}
+	}
+}

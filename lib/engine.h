@@ -1,0 +1,88 @@
+/* Inside the engine: what plan.c decides and what a backend executes. Nothing outside lib/ includes this.
+ *
+ * The plan owns stages, buffers and calls; the backend owns what hangs at stage->exec and plan->be_data.
+ */
+#ifndef ENGINE_H
+#define ENGINE_H
+
+#include "plan.h"
+
+/* A stage's parts are node indices, -1 where absent. solo: a node that runs alone (input, affine of the input, flatten,
+ * max-pool, global pool, average pools other than 2x2/2). Otherwise head, norm, add, relu, pool as present. */
+struct stage {
+	int solo, head, norm, add, relu, pool;
+	int in, res, out;        /* nodes: input, residual, the one whose output this stage gives */
+	int in_stage, res_stage; /* the stages that produce them, -1: none */
+	/* Buffers, -1: none. x: head's output (or the input's y, without a head); y: the stage's output; mask: ReLU's
+	 * signs, one byte per 8 channels, or max-pool's choices; dz: gradient behind the norm; dx: before it; gin: for
+	 * the input, gradient of the stage's input. A residual's gradient is dz. */
+	int x, y, mask, dz, dx, gin;
+	int ndy, dy[8];          /* gradients of y, one a consumer; their sum counts */
+	int tap;                 /* index into plan->tap, -1 */
+	void *exec;
+};
+
+enum layout { BLOCKED /* (C/8, H, W, 8) zero-padded */, PLAIN /* (C, H, W) */ };
+
+struct buffer { /* floats of one image; lives from call `first` to call `last` */
+	size_t floats;
+	int first, last;
+	bool batch;    /* crosses a barrier: room for the whole batch; else for one chunk of each thread */
+	size_t offset; /* in floats of one image: times the batch, or the chunk */
+};
+
+enum what { F_HEAD, F_EPILOGUE, B_EPILOGUE, B_HEAD };
+struct call {
+	enum what what;
+	int stage, phase; /* between phases every chunk waits for all others */
+};
+
+struct backend;
+struct plan {
+	const struct net *net;
+	struct plan_opts opts;
+	const struct backend *be;
+	int nstage, nbuffer, ncall, nforward; /* calls [0, nforward) are the forward pass */
+	struct stage *stage;
+	struct buffer *buffer;
+	struct call *call;
+	int ntap;
+	struct tap *tap;
+	float **tap_ref;       /* (ntap)(C): storage behind tap->ref */
+	int chunk;             /* images that one thread takes through a phase at a time */
+	size_t batch_floats, chunk_floats; /* memory of a batch; of one chunk of one thread */
+	struct workspace *ws;
+	void *be_data;
+	const float *last_images; /* of the last forward pass: training reads them again */
+};
+
+struct workspace {
+	float *batch;
+	size_t batch_floats;
+	float **chunk; /* per thread */
+	size_t chunk_floats;
+	int nthread;
+};
+
+/* The seam. A backend is this table; plan.c calls nothing else of it. */
+struct backend {
+	const char *name;
+	size_t (*floats)(const struct node *n, enum layout l); /* of one image */
+	int (*chunk)(const struct plan *p);
+	int (*compile)(struct plan *p, char err[ERRLEN]);      /* after stages and buffers are fixed */
+	void (*release)(struct plan *p);
+	void (*load)(struct plan *p, const struct weights *w);
+	void (*forward)(struct plan *p, int n, const float *images, float *logits);
+	void (*backward)(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta);
+	void (*update_running)(struct plan *p, int n, struct weights *w);
+	const char *(*impl)(const struct plan *p, int stage);
+};
+extern const struct backend backend_cpu;
+
+enum layout node_layout(const struct net *net, int node);
+/* Whether the backward pass reads the stage's x: batch statistics, instance norm, or a tap's b coefficient. */
+bool stage_keeps_x(const struct plan *p, const struct stage *s);
+/* Whether the stage's input needs a gradient at all (TRAIN: not the image's side). */
+bool stage_needs_gin(const struct plan *p, const struct stage *s);
+
+#endif

@@ -1,0 +1,311 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "net.h"
+#include "rng.h"
+
+#define X(id, name, nin) name,
+const char *const op_name[OP_COUNT] = { OPS(X) };
+#undef X
+#define X(id, name, nin) nin,
+static const int op_nin[OP_COUNT] = { OPS(X) };
+#undef X
+#define X(id, name) name,
+const char *const role_name[P_COUNT] = { ROLES(X) };
+#undef X
+
+enum { MAX_CHANNELS_OUT = 1 << 16, MAX_SIDE = 1 << 16 };
+
+struct net *
+net_new(const char *arch, const int chw[3])
+{
+	struct net *n = ecalloc(1, sizeof *n);
+
+	snprintf(n->arch, sizeof n->arch, "%s", arch);
+	memcpy(n->chw, chw, sizeof n->chw);
+	return n;
+}
+
+void
+net_free(struct net *n)
+{
+	if (!n)
+		return;
+	for (int i = 0; i < n->nnode; i++) {
+		free(n->node[i].scale);
+		free(n->node[i].shift);
+	}
+	free(n->node);
+	free(n->param);
+	free(n);
+}
+
+static float *
+copy_floats(const float *p, int n)
+{
+	float *q;
+
+	if (!p)
+		return NULL;
+	q = emalloc(n * sizeof *q);
+	memcpy(q, p, n * sizeof *q);
+	return q;
+}
+
+struct net *
+net_copy(const struct net *n)
+{
+	struct net *m = emalloc(sizeof *m);
+
+	*m = *n;
+	m->node = emalloc(n->nnode * sizeof *m->node);
+	memcpy(m->node, n->node, n->nnode * sizeof *m->node);
+	m->param = emalloc((n->nparam + 1) * sizeof *m->param);
+	memcpy(m->param, n->param, n->nparam * sizeof *m->param);
+	for (int i = 0; i < n->nnode; i++) {
+		m->node[i].scale = copy_floats(n->node[i].scale, n->node[i].c);
+		m->node[i].shift = copy_floats(n->node[i].shift, n->node[i].c);
+	}
+	return m;
+}
+
+/* Output size of a window of k every stride over size with padding on both sides; 0 when it does not fit. */
+static int
+window(int size, int k, int stride, int pad)
+{
+	if (k < 1 || stride < 1 || pad < 0 || pad > MAX_SIDE || k > MAX_SIDE || size + 2 * pad < k)
+		return 0;
+	return (size + 2 * pad - k) / stride + 1;
+}
+
+static int
+infer(const struct net *net, struct node *n, int out, char err[ERRLEN])
+{
+	const struct node *a = n->nin > 0 ? &net->node[n->in[0]] : NULL;
+
+	switch (n->op) {
+	case OP_INPUT:
+		n->c = net->chw[0], n->h = net->chw[1], n->w = net->chw[2];
+		break;
+	case OP_CONV:
+		if (n->groups < 1 || a->c % n->groups || out % n->groups)
+			return fail(err, "node %s: %d groups do not divide %d -> %d channels", n->name, n->groups, a->c, out);
+		n->c = out;
+		n->h = window(a->h, n->k, n->stride, n->pad);
+		n->w = window(a->w, n->k, n->stride, n->pad);
+		break;
+	case OP_MAXPOOL:
+	case OP_AVGPOOL:
+		if (n->pad > n->k / 2 || (n->op == OP_AVGPOOL && n->pad))
+			return fail(err, "node %s: padding %d for a window of %d", n->name, n->pad, n->k);
+		n->c = a->c;
+		n->h = window(a->h, n->k, n->stride, n->pad);
+		n->w = window(a->w, n->k, n->stride, n->pad);
+		break;
+	case OP_AFFINE:
+	case OP_BN:
+	case OP_IN:
+	case OP_RELU:
+		n->c = a->c, n->h = a->h, n->w = a->w;
+		break;
+	case OP_ADD: {
+		const struct node *b = &net->node[n->in[1]];
+		if (a->c != b->c || a->h != b->h || a->w != b->w)
+			return fail(err, "node %s: adds %dx%dx%d to %dx%dx%d", n->name, b->c, b->h, b->w, a->c, a->h, a->w);
+		n->c = a->c, n->h = a->h, n->w = a->w;
+		break;
+	}
+	case OP_GAP:
+		n->c = a->c, n->h = n->w = 1;
+		break;
+	case OP_FLATTEN:
+		if ((int64_t)a->c * a->h * a->w > INT32_MAX)
+			return fail(err, "node %s: %dx%dx%d is too large", n->name, a->c, a->h, a->w);
+		n->c = a->c * a->h * a->w, n->h = n->w = 1;
+		break;
+	case OP_LINEAR:
+		if (a->h != 1 || a->w != 1)
+			return fail(err, "node %s: its input is not flat: %dx%dx%d", n->name, a->c, a->h, a->w);
+		n->c = out, n->h = n->w = 1;
+		break;
+	case OP_COUNT:
+		break;
+	}
+	if (n->c < 1 || n->h < 1 || n->w < 1 || n->c > INT32_MAX / 16 || n->h > MAX_SIDE || n->w > MAX_SIDE)
+		return fail(err, "node %s: its output would be %dx%dx%d", n->name, n->c, n->h, n->w);
+	return 0;
+}
+
+int
+net_add(struct net *n, const struct node *proto, int out_channels, char err[ERRLEN])
+{
+	struct node node = *proto;
+
+	if (n->nnode >= MAX_NODES)
+		return fail(err, "more than %d nodes", MAX_NODES);
+	if (node.op < 0 || node.op >= OP_COUNT || node.nin != MAX(op_nin[node.op], 0))
+		return fail(err, "node %s: wrong number of inputs", node.name);
+	if ((node.op == OP_INPUT) != (n->nnode == 0))
+		return fail(err, "node %s: the input must be the first node and no other", node.name);
+	if ((node.op == OP_CONV || node.op == OP_LINEAR) && (out_channels < 1 || out_channels > MAX_CHANNELS_OUT))
+		return fail(err, "node %s: %d output channels", node.name, out_channels);
+	for (int i = 0; i < node.nin; i++)
+		if (node.in[i] < 0 || node.in[i] >= n->nnode)
+			return fail(err, "node %s: input %d is not an earlier node", node.name, node.in[i]);
+	for (int i = 0; i < n->nnode; i++)
+		if (!strcmp(n->node[i].name, node.name))
+			return fail(err, "node %s: the name is taken", node.name);
+	for (int i = 0; i < P_COUNT; i++)
+		node.param[i] = -1;
+	if (infer(n, &node, out_channels, err) < 0)
+		return -1;
+	node.scale = copy_floats(proto->scale, node.c);
+	node.shift = copy_floats(proto->shift, node.c);
+	n->node = erealloc(n->node, n->nnode + 1, sizeof *n->node);
+	n->node[n->nnode] = node;
+	return n->nnode++;
+}
+
+static void
+add_param(struct net *n, int i, enum role role, int ndim, const int64_t *shape)
+{
+	struct node *node = &n->node[i];
+	struct param *p;
+	size_t *arena = role == P_MEAN || role == P_VAR ? &n->nbuffer : &n->ntheta;
+
+	n->param = erealloc(n->param, n->nparam + 1, sizeof *n->param);
+	p = &n->param[n->nparam];
+	*p = (struct param){ .role = role, .node = i, .ndim = ndim, .count = 1, .offset = *arena };
+	snprintf(p->name, sizeof p->name, "%s.%s", node->name, role_name[role]);
+	for (int d = 0; d < ndim; d++) {
+		p->shape[d] = shape[d];
+		p->count *= shape[d];
+	}
+	*arena += p->count;
+	node->param[role] = n->nparam++;
+}
+
+int
+net_finish(struct net *n, int nclass, char err[ERRLEN])
+{
+	struct node *last = n->nnode ? &n->node[n->nnode - 1] : NULL;
+	char *used = ecalloc(n->nnode + 1, 1);
+	double total = 0;
+
+	if (!last || last->op != OP_LINEAR || last->c != nclass) {
+		free(used);
+		return fail(err, "the graph does not end in a linear of %d classes", nclass);
+	}
+	for (int i = 0; i < n->nnode; i++)
+		for (int j = 0; j < n->node[i].nin; j++)
+			used[n->node[i].in[j]] = 1;
+	for (int i = 0; i < n->nnode - 1; i++)
+		if (!used[i]) {
+			fail(err, "node %s: nothing uses its output", n->node[i].name);
+			free(used);
+			return -1;
+		}
+	free(used);
+	for (int i = 0; i < n->nnode; i++) {
+		struct node *v = &n->node[i];
+		int64_t c = v->c;
+		if (v->op == OP_CONV) {
+			int64_t in = n->node[v->in[0]].c / v->groups;
+			total += (double)c * in * v->k * v->k;
+			if (total > 1e10)
+				return fail(err, "node %s: more than 10^10 parameters", v->name);
+			add_param(n, i, P_WEIGHT, 4, (int64_t[]){ c, in, v->k, v->k });
+			if (v->has_bias)
+				add_param(n, i, P_BIAS, 1, &c);
+		} else if (v->op == OP_LINEAR) {
+			int64_t in = n->node[v->in[0]].c;
+			total += (double)c * in;
+			if (total > 1e10)
+				return fail(err, "node %s: more than 10^10 parameters", v->name);
+			add_param(n, i, P_WEIGHT, 2, (int64_t[]){ c, in });
+			add_param(n, i, P_BIAS, 1, &c);
+		} else if (v->op == OP_BN || v->op == OP_IN) {
+			add_param(n, i, P_WEIGHT, 1, &c);
+			add_param(n, i, P_BIAS, 1, &c);
+			if (v->op == OP_BN) {
+				add_param(n, i, P_MEAN, 1, &c);
+				add_param(n, i, P_VAR, 1, &c);
+			}
+		} else if (v->op == OP_AFFINE && (!v->scale || !v->shift))
+			return fail(err, "node %s: an affine without constants", v->name);
+	}
+	n->nclass = nclass;
+	return 0;
+}
+
+struct weights
+weights_new(const struct net *n)
+{
+	return (struct weights){ ealigned(n->ntheta + 1, sizeof(float)), ealigned(n->nbuffer + 1, sizeof(float)) };
+}
+
+void
+weights_free(struct weights *w)
+{
+	free(w->theta);
+	free(w->buffer);
+	*w = (struct weights){ 0 };
+}
+
+float *
+weights_param(const struct net *n, const struct weights *w, int p)
+{
+	const struct param *q = &n->param[p];
+
+	return (q->role == P_MEAN || q->role == P_VAR ? w->buffer : w->theta) + q->offset;
+}
+
+/* Convolutions: torchvision's ResNet draws He normal by fan-out; everything else PyTorch's layer default, uniform
+ * within 1/sqrt(fan-in) for weight and bias alike. */
+void
+net_init(const struct net *n, struct weights *w, uint32_t seed)
+{
+	int he = !strncmp(n->arch, "resnet", 6);
+
+	for (int i = 0; i < n->nparam; i++) {
+		const struct param *p = &n->param[i];
+		const struct node *v = &n->node[p->node];
+		float *x = weights_param(n, w, i);
+		struct rng r = rng_at(seed, RNG_INIT, i, 0, 0);
+
+		if (v->op == OP_CONV || v->op == OP_LINEAR) {
+			const struct param *weight = &n->param[v->param[P_WEIGHT]];
+			double bound = 1 / sqrt((double)(weight->count / weight->shape[0]));
+			double dev = sqrt(2.0 / ((double)v->c / MAX(v->groups, 1) * v->k * v->k));
+			for (size_t j = 0; j < p->count; j++)
+				x[j] = he && v->op == OP_CONV ? dev * rng_normal(&r) : rng_range(&r, -bound, bound);
+		} else {
+			float c = p->role == P_WEIGHT || p->role == P_VAR ? 1 : 0;
+			for (size_t j = 0; j < p->count; j++)
+				x[j] = c;
+		}
+	}
+}
+
+int64_t
+net_params(const struct net *n)
+{
+	return n->ntheta;
+}
+
+int64_t
+net_macs(const struct net *n)
+{
+	int64_t macs = 0;
+
+	for (int i = 0; i < n->nnode; i++) {
+		const struct node *v = &n->node[i];
+		if (v->op == OP_CONV)
+			macs += (int64_t)v->c * v->h * v->w * (n->node[v->in[0]].c / v->groups) * v->k * v->k;
+		else if (v->op == OP_LINEAR)
+			macs += (int64_t)v->c * n->node[v->in[0]].c;
+	}
+	return macs;
+}

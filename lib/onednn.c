@@ -1,0 +1,291 @@
+/* The one file that knows oneDNN (API 2.x). Primitives are made for one thread and one image (weight gradients: one
+ * chunk), so that their blocking, and with it every rounding, is the same however many threads the caller uses. */
+#include <oneapi/dnnl/dnnl.h>
+#include <omp.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conv.h"
+
+#if DNNL_VERSION_MAJOR != 2
+#error "lib/onednn.c is written for oneDNN 2.x"
+#endif
+
+enum { MAX_THREADS = 1024 };
+
+struct primitive {
+	dnnl_primitive_t prim;
+	dnnl_memory_desc_t src, weights, dst, bias; /* the two inputs and the output of convolution, whatever direction */
+	size_t weights_floats;
+	char impl[48];
+	dnnl_memory_t (*mem)[4]; /* [MAX_THREADS][src, weights, dst, bias], made by a thread on first use */
+	bool has_bias;
+};
+
+struct dnn_conv {
+	struct conv_shape s;
+	int wgrad_batch;
+	struct primitive fwd, dgrad, wgrad, wgrad1;
+};
+
+static dnnl_engine_t engine;
+static dnnl_stream_t streams[MAX_THREADS];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void
+check(dnnl_status_t s, const char *what)
+{
+	if (s != dnnl_success)
+		die("oneDNN: %s failed (status %d)", what, s);
+}
+
+static void
+start(void)
+{
+	check(dnnl_engine_create(&engine, dnnl_cpu, 0), "engine");
+}
+
+static dnnl_stream_t
+stream_of(int tid)
+{
+	if (!streams[tid])
+		check(dnnl_stream_create(&streams[tid], engine, dnnl_stream_default_flags), "stream");
+	return streams[tid];
+}
+
+static dnnl_memory_desc_t
+describe(int ndim, const dnnl_dim_t *dims, dnnl_format_tag_t tag)
+{
+	dnnl_memory_desc_t md;
+
+	check(dnnl_memory_desc_init_by_tag(&md, ndim, dims, dnnl_f32, tag), "memory descriptor");
+	return md;
+}
+
+static dnnl_memory_t
+memory(const dnnl_memory_desc_t *md, void *p)
+{
+	dnnl_memory_t m;
+
+	check(dnnl_memory_create(&m, md, engine, p), "memory");
+	return m;
+}
+
+static dnnl_memory_desc_t
+weights_desc(const struct conv_shape *s, dnnl_format_tag_t tag, dnnl_format_tag_t grouped_tag)
+{
+	dnnl_dims_t one = { s->oc, s->ic, s->k, s->k };
+	dnnl_dims_t grouped = { s->groups, s->oc / s->groups, s->ic / s->groups, s->k, s->k };
+
+	return s->groups == 1 ? describe(4, one, tag) : describe(5, grouped, grouped_tag);
+}
+
+/* One direction for n images. Layouts of features are fixed, that of weights is oneDNN's choice. */
+static int
+make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[ERRLEN])
+{
+	bool image_gradient = dir == CONV_DGRAD && s->plain_src;
+	dnnl_dims_t src = { n, s->ic, s->ih, s->iw }, dst = { n, s->oc, s->oh, s->ow }, bias = { s->oc };
+	dnnl_dims_t strides = { s->stride, s->stride };
+	/* Padding at the end as much as the last window needs, which is less than at the front under a stride. */
+	int reach_h = (s->oh - 1) * s->stride + s->k - s->pad - s->ih, reach_w = (s->ow - 1) * s->stride + s->k - s->pad - s->iw;
+	dnnl_dims_t front = { s->pad, s->pad }, back = { reach_h, reach_w };
+	dnnl_memory_desc_t wd, none = { 0 };
+	dnnl_convolution_desc_t cd;
+	dnnl_primitive_desc_t pd = NULL, hint = NULL;
+	dnnl_primitive_attr_t attr;
+	dnnl_status_t st;
+	int nthread = omp_get_max_threads();
+
+	p->src = describe(4, src, s->plain_src && !image_gradient ? dnnl_nchw : dnnl_nChw8c);
+	p->dst = describe(4, dst, dnnl_nChw8c);
+	p->bias = describe(1, bias, dnnl_x);
+	/* A single image's weight gradient must come in the layout that the chunk's has. */
+	wd = p->weights.ndims ? p->weights : weights_desc(s, dnnl_format_tag_any, dnnl_format_tag_any);
+	p->has_bias = dir == CONV_FWD;
+	check(dnnl_primitive_attr_create(&attr), "attributes");
+	omp_set_num_threads(1);
+	check(dnnl_convolution_forward_desc_init(&cd, dnnl_forward_training, dnnl_convolution_direct, &p->src, &wd,
+	    dir == CONV_FWD ? &p->bias : &none, &p->dst, strides, front, back), "convolution");
+	st = dnnl_primitive_desc_create(&hint, &cd, attr, engine, NULL);
+	if (st == dnnl_success && dir != CONV_FWD) {
+		st = dir == CONV_DGRAD
+		    ? dnnl_convolution_backward_data_desc_init(&cd, dnnl_convolution_direct, &p->src, &wd, &p->dst, strides,
+		        front, back)
+		    : dnnl_convolution_backward_weights_desc_init(&cd, dnnl_convolution_direct, &p->src, &wd, &none, &p->dst,
+		        strides, front, back);
+		if (st == dnnl_success)
+			st = dnnl_primitive_desc_create(&pd, &cd, attr, engine, hint);
+		dnnl_primitive_desc_destroy(hint);
+	} else
+		pd = hint;
+	dnnl_primitive_attr_destroy(attr);
+	if (st == dnnl_success)
+		st = dnnl_primitive_create(&p->prim, pd);
+	omp_set_num_threads(nthread);
+	if (st != dnnl_success)
+		return fail(err, "oneDNN has no convolution %d -> %d channels, %dx%d, stride %d on %dx%d (status %d)", s->ic,
+		    s->oc, s->k, s->k, s->stride, s->ih, s->iw, st);
+	p->weights = *dnnl_primitive_desc_query_md(pd, dir == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0);
+	p->weights_floats = (dnnl_memory_desc_get_size(&p->weights) + 3) / 4;
+	const char *impl = "";
+	dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl);
+	snprintf(p->impl, sizeof p->impl, "onednn:%s", impl);
+	dnnl_primitive_desc_destroy(pd);
+	p->mem = ecalloc(MAX_THREADS, sizeof *p->mem);
+	return 0;
+}
+
+struct dnn_conv *
+dnn_conv_new(const struct conv_shape *s, int want, int wgrad_batch, char err[ERRLEN])
+{
+	struct dnn_conv *c = ecalloc(1, sizeof *c);
+
+	pthread_once(&once, start);
+	c->s = *s;
+	c->wgrad_batch = wgrad_batch;
+	if (want & CONV_FWD && make(&c->fwd, s, CONV_FWD, 1, err) < 0)
+		goto bad;
+	if (want & CONV_DGRAD && make(&c->dgrad, s, CONV_DGRAD, 1, err) < 0)
+		goto bad;
+	if (want & CONV_WGRAD) {
+		if (make(&c->wgrad, s, CONV_WGRAD, wgrad_batch, err) < 0)
+			goto bad;
+		c->wgrad1.weights = c->wgrad.weights;
+		if (make(&c->wgrad1, s, CONV_WGRAD, 1, err) < 0)
+			goto bad;
+	}
+	return c;
+bad:
+	dnn_conv_free(c);
+	return NULL;
+}
+
+static void
+unmake(struct primitive *p)
+{
+	if (p->prim)
+		dnnl_primitive_destroy(p->prim);
+	for (int i = 0; p->mem && i < MAX_THREADS; i++)
+		for (int j = 0; j < 4; j++)
+			if (p->mem[i][j])
+				dnnl_memory_destroy(p->mem[i][j]);
+	free(p->mem);
+}
+
+void
+dnn_conv_free(struct dnn_conv *c)
+{
+	if (!c)
+		return;
+	unmake(&c->fwd);
+	unmake(&c->dgrad);
+	unmake(&c->wgrad);
+	unmake(&c->wgrad1);
+	free(c);
+}
+
+static struct primitive *
+direction(const struct dnn_conv *c, int dir)
+{
+	return (struct primitive *)(dir == CONV_FWD ? &c->fwd : dir == CONV_DGRAD ? &c->dgrad : &c->wgrad);
+}
+
+size_t
+dnn_conv_weights(const struct dnn_conv *c, int dir)
+{
+	return direction(c, dir)->weights_floats;
+}
+
+const char *
+dnn_conv_impl(const struct dnn_conv *c, int dir)
+{
+	return direction(c, dir)->impl;
+}
+
+static void
+reorder(const dnnl_memory_desc_t *to, float *out, const dnnl_memory_desc_t *from, const float *in)
+{
+	dnnl_primitive_desc_t pd;
+	dnnl_primitive_t prim;
+	dnnl_memory_t a = memory(from, (void *)in), b = memory(to, out);
+	dnnl_exec_arg_t args[] = { { DNNL_ARG_FROM, a }, { DNNL_ARG_TO, b } };
+
+	check(dnnl_reorder_primitive_desc_create(&pd, from, engine, to, engine, NULL), "reorder");
+	check(dnnl_primitive_create(&prim, pd), "reorder");
+	check(dnnl_primitive_execute(prim, stream_of(omp_get_thread_num()), LEN(args), args), "reorder");
+	dnnl_primitive_destroy(prim);
+	dnnl_primitive_desc_destroy(pd);
+	dnnl_memory_destroy(a);
+	dnnl_memory_destroy(b);
+}
+
+void
+dnn_conv_prepare(struct dnn_conv *c, int dir, float *out, const float *w)
+{
+	dnnl_memory_desc_t plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
+
+	reorder(&direction(c, dir)->weights, out, &plain, w);
+}
+
+void
+dnn_conv_unprepare(struct dnn_conv *c, float *dw, const float *in)
+{
+	dnnl_memory_desc_t plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
+
+	reorder(&plain, dw, &c->wgrad.weights, in);
+}
+
+static void
+run(struct primitive *p, int tid, const int arg[4], void *src, void *weights, void *dst, void *bias)
+{
+	dnnl_memory_t *m = p->mem[tid];
+	void *ptr[] = { src, weights, dst, bias };
+	const dnnl_memory_desc_t *md[] = { &p->src, &p->weights, &p->dst, &p->bias };
+	dnnl_exec_arg_t args[4];
+	int n = p->has_bias ? 4 : 3;
+
+	for (int i = 0; i < n; i++) {
+		if (!m[i])
+			m[i] = memory(md[i], ptr[i]);
+		else
+			dnnl_memory_set_data_handle(m[i], ptr[i]);
+		args[i] = (dnnl_exec_arg_t){ arg[i], m[i] };
+	}
+	check(dnnl_primitive_execute(p->prim, stream_of(tid), n, args), "execute");
+}
+
+void
+dnn_conv_forward(struct dnn_conv *c, int tid, float *y, const float *x, const float *w, const float *bias)
+{
+	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS };
+
+	run(&c->fwd, tid, arg, (void *)x, (void *)w, y, (void *)bias);
+}
+
+void
+dnn_conv_dgrad(struct dnn_conv *c, int tid, float *dx, const float *dy, const float *w)
+{
+	static const int arg[] = { DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, 0 };
+
+	run(&c->dgrad, tid, arg, dx, (void *)w, (void *)dy, NULL);
+}
+
+void
+dnn_conv_wgrad(struct dnn_conv *c, int tid, float *dw, float *scratch, const float *x, const float *dy, int n)
+{
+	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, 0 };
+	size_t nx = dnnl_memory_desc_get_size(&c->wgrad1.src) / 4, ny = dnnl_memory_desc_get_size(&c->wgrad1.dst) / 4;
+
+	if (n == c->wgrad_batch) {
+		run(&c->wgrad, tid, arg, (void *)x, dw, (void *)dy, NULL);
+		return;
+	}
+	for (int i = 0; i < n; i++) {
+		run(&c->wgrad1, tid, arg, (void *)(x + i * nx), i ? scratch : dw, (void *)(dy + i * ny), NULL);
+		for (size_t j = 0; i && j < c->wgrad.weights_floats; j++)
+			dw[j] += scratch[j];
+	}
+}
