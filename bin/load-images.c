@@ -1,0 +1,529 @@
+/* load-images(1): folders, tars, IDX and CIFAR files -> images */
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <omp.h>
+#include <xxhash.h>
+
+#include "../formats/header.h"
+#include "../formats/images.h"
+#include "../formats/tstream.h"
+#include "../lib/rng.h"
+
+static const char help[] =
+	"usage: load-images [options] PATH... >images\n"
+	"  -s SIZE            scale the shorter side to SIZE and crop the centre\n"
+	"  -n N               N images a class, picked at random\n"
+	"  --classes LIST     class names NAME,NAME,... or @FILE, a name a line: a subset in this order,\n"
+	"                     or the names of classes that are only numbers\n"
+	"  --gray             one channel\n"
+	"  --encoded          pass JPEG and PNG files on as they are\n"
+	"  --mean LIST, --std LIST\n"
+	"                     per channel, of pixels in 0..1, instead of measured ones\n"
+	"  --seed N           for -n (0)\n"
+	"  --threads N        (all)\n"
+	"  -o FILE            output file\n"
+	"  -v                 say what was loaded\n"
+	"  -h, -V             help, version\n";
+
+enum { FRAME_IMAGES = 1000, BATCH = 512 };
+#define FRAME_BYTES ((size_t)64 << 20)
+
+struct options {
+	long long size, per_class;
+	const char *classes, *out;
+	bool gray, encoded, verbose;
+	double mean[3], std[3];
+	int nmean, nstd;
+	uint32_t seed;
+};
+
+struct image {
+	int64_t item;      /* in the source */
+	int label;         /* in the stream */
+	int c;
+	uint8_t *px;       /* (c,H,W); NULL with --encoded */
+	uint64_t hash[2];  /* of the pixels as one channel and as three */
+	uint64_t sum[3], squares[3];
+};
+
+struct set {
+	struct image *im;
+	int64_t n;
+	int c, h, w;
+	char **classes;
+	int nclass;
+};
+
+static int parse_list(const char *what, const char *s, double lo, double *out)
+{
+	char *list = estrdup(s), *p = list, *t;
+	int n = 0;
+
+	while ((t = strsep(&p, ","))) {
+		if (n == 3)
+			usage("%s %s: more than three channels", what, s);
+		out[n++] = ereal(what, t, lo, 1);
+	}
+	free(list);
+	if (n == 2)
+		usage("%s %s: one number or three expected", what, s);
+	return n;
+}
+
+static void parse(struct options *o, int argc, char **argv)
+{
+	enum { CLASSES = 256, GRAY, ENCODED, MEAN, STD, SEED, THREADS };
+	static const struct option longs[] = {
+		{ "classes", 1, NULL, CLASSES }, { "gray", 0, NULL, GRAY }, { "grey", 0, NULL, GRAY },
+		{ "encoded", 0, NULL, ENCODED }, { "mean", 1, NULL, MEAN }, { "std", 1, NULL, STD },
+		{ "seed", 1, NULL, SEED }, { "threads", 1, NULL, THREADS },
+		{ "help", 0, NULL, 'h' }, { "version", 0, NULL, 'V' }, { 0 }
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "s:n:o:vhV", longs, NULL)) != -1)
+		switch (c) {
+		case 's': o->size = eint("-s", optarg, 1, 65536); break;
+		case 'n': o->per_class = eint("-n", optarg, 1, INT32_MAX); break;
+		case CLASSES: o->classes = optarg; break;
+		case GRAY: o->gray = true; break;
+		case ENCODED: o->encoded = true; break;
+		case MEAN: o->nmean = parse_list("--mean", optarg, 0, o->mean); break;
+		case STD: o->nstd = parse_list("--std", optarg, 1e-6, o->std); break;
+		case SEED: o->seed = (uint32_t)eint("--seed", optarg, 0, UINT32_MAX); break;
+		case THREADS: omp_set_num_threads((int)eint("--threads", optarg, 1, 4096)); break;
+		case 'o': o->out = optarg; break;
+		case 'v': o->verbose = true; break;
+		case 'h': fputs(help, stdout); eflush(); exit(0);
+		case 'V': puts("load-images " TEDDY_VERSION); eflush(); exit(0);
+		default: exit(2); /* getopt has said why */
+		}
+	if (optind == argc)
+		usage("no PATH given");
+	if (o->nmean != o->nstd)
+		usage("--mean and --std go together, with as many numbers");
+}
+
+static void add_name(char ***names, int *n, const char *s)
+{
+	if (!*s)
+		usage("--classes: an empty name");
+	for (int i = 0; i < *n; i++)
+		if (!strcmp((*names)[i], s))
+			usage("--classes: %s stands there twice", s);
+	*names = erealloc(*names, *n + 1, sizeof **names);
+	(*names)[(*n)++] = estrdup(s);
+}
+
+/* The names in --classes; in a file a name may have commas. */
+static char **class_list(const char *arg, int *n)
+{
+	char **names = NULL, *line = NULL;
+	size_t cap = 0;
+
+	*n = 0;
+	if (*arg == '@') {
+		FILE *fp = fopen(arg + 1, "r");
+
+		if (!fp)
+			die("%s:", arg + 1);
+		while (errno = 0, getline(&line, &cap, fp) > 0) {
+			line[strcspn(line, "\r\n")] = '\0';
+			add_name(&names, n, line);
+		}
+		if (ferror(fp))
+			die("%s:", arg + 1);
+		fclose(fp);
+	} else {
+		char *list = estrdup(arg), *p = list, *t;
+
+		while ((t = strsep(&p, ",")))
+			add_name(&names, n, t);
+		free(list);
+	}
+	free(line);
+	if (!*n)
+		die("%s: no class names in it", arg + 1);
+	return names;
+}
+
+/* label[i] = the stream's label of the source's class i, -1: left out. Sets the set's classes. */
+static int *choose_classes(struct set *set, const struct source *src, const char *arg)
+{
+	int *label = emalloc(src->nclass * sizeof *label), n;
+	char **want;
+
+	if (!arg) {
+		set->nclass = src->nclass;
+		set->classes = ecalloc(src->nclass, sizeof *set->classes);
+		for (int i = 0; i < src->nclass; i++) {
+			set->classes[i] = estrdup(src->classes[i]);
+			label[i] = i;
+		}
+		return label;
+	}
+	want = class_list(arg, &n);
+	if (!src->named && n < src->nclass)
+		die("--classes: %d names for labels up to %d", n, src->nclass - 1);
+	for (int i = 0; i < src->nclass; i++)
+		label[i] = src->named ? -1 : i;
+	for (int j = 0; src->named && j < n; j++) {
+		char *folder = class_folder(want[j]); /* T-shirt/top is T-shirt_top where classes are folders */
+		int i;
+
+		for (i = 0; i < src->nclass && strcmp(src->classes[i], want[j]) && strcmp(src->classes[i], folder); i++)
+			;
+		free(folder);
+		if (i == src->nclass)
+			die("--classes: no class '%s' in these images", want[j]);
+		label[i] = j;
+	}
+	set->classes = want;
+	set->nclass = n;
+	return label;
+}
+
+/* -n: marks with -1 what is not picked. */
+static void pick(int *of, const struct source *src, const struct set *set, const struct options *o)
+{
+	int64_t *member = emalloc((src->count + 1) * sizeof *member), *order = emalloc((src->count + 1) * sizeof *order);
+
+	for (int c = 0; c < set->nclass; c++) {
+		struct rng rng = rng_at(o->seed, RNG_SUBSET, (uint32_t)c, 0, 0);
+		int64_t n = 0;
+
+		for (int64_t i = 0; i < src->count; i++)
+			if (of[i] == c)
+				member[n++] = i;
+		if (n < o->per_class)
+			die("class '%s' has only %lld images", set->classes[c], (long long)n);
+		rng_permute(&rng, order, n);
+		for (int64_t i = o->per_class; i < n; i++)
+			of[member[order[i]]] = -1;
+	}
+	free(member);
+	free(order);
+}
+
+/* Which images the stream will have. A class by class walk over the source would be quadratic: one pass and a sort by
+ * label do it, and only sources that are kept class by class are brought into the order of --classes. */
+static void choose(struct set *set, const struct source *src, const struct options *o)
+{
+	int *label = choose_classes(set, src, o->classes);
+	int *of = emalloc(src->count * sizeof *of);
+	int64_t *next = ecalloc(set->nclass + 1, sizeof *next);
+	bool grouped = true;
+
+	for (int64_t i = 0; i < src->count; i++) {
+		of[i] = label[src->label[i]];
+		grouped = grouped && (!i || src->label[i - 1] <= src->label[i]);
+	}
+	if (o->per_class)
+		pick(of, src, set, o);
+	for (int64_t i = 0; i < src->count; i++)
+		if (of[i] >= 0) {
+			set->n++;
+			next[of[i] + 1]++;
+		}
+	if (!set->n)
+		die("no images of these classes");
+	for (int c = 0; c < set->nclass; c++)
+		next[c + 1] += next[c];
+	set->im = ecalloc(set->n, sizeof *set->im);
+	for (int64_t i = 0, j = 0; i < src->count; i++)
+		if (of[i] >= 0)
+			set->im[grouped ? next[of[i]]++ : j++] = (struct image){ .item = i, .label = of[i] };
+	free(label);
+	free(of);
+	free(next);
+}
+
+/* Pixels of one image, as the stream will have them but for grey ones in a colour set; 0 or -1 and err. */
+static int decode(struct source_item *it, const struct options *o, char *err)
+{
+	if (it->encoded && picture_decode(it->data.p, it->data.len, &it->pic, err))
+		return -1;
+	if (o->size)
+		picture_fit(&it->pic, o->gray ? 1 : it->pic.c, o->size, o->size);
+	else if (o->gray)
+		picture_fit(&it->pic, 1, it->pic.h, it->pic.w);
+	return 0;
+}
+
+static void measure(struct image *im, const struct picture *pic)
+{
+	size_t plane = (size_t)pic->h * pic->w;
+
+	for (int k = 0; k < pic->c; k++) {
+		uint64_t sum = 0, squares = 0;
+
+		for (size_t i = 0; i < plane; i++) {
+			unsigned x = pic->px[k * plane + i];
+
+			sum += x;
+			squares += x * x;
+		}
+		im->sum[k] = sum;
+		im->squares[k] = squares;
+	}
+	im->c = pic->c;
+	im->hash[1] = im->hash[0] = XXH3_64bits(pic->px, pic->c * plane);
+	if (pic->c == 1) { /* should another image turn out to have colours */
+		uint8_t *rgb = emalloc(3 * plane);
+
+		for (int k = 0; k < 3; k++) {
+			memcpy(rgb + k * plane, pic->px, plane);
+			im->sum[k] = im->sum[0];
+			im->squares[k] = im->squares[0];
+		}
+		im->hash[1] = XXH3_64bits(rgb, 3 * plane);
+		free(rgb);
+	}
+}
+
+static void check_size(struct set *set, const struct source_item *it, const char *first)
+{
+	if (!set->h) {
+		set->h = it->pic.h;
+		set->w = it->pic.w;
+	} else if (it->pic.h != set->h || it->pic.w != set->w) {
+		die("%s: %dx%d pixels, but %s has %dx%d (-s SIZE makes them one size)", it->name, it->pic.w, it->pic.h,
+		    first, set->w, set->h);
+	}
+}
+
+/* First pass: every image is read and decoded, so that the header can say what comes and no bad file is met later. */
+static void load(struct set *set, struct source *src, const struct options *o)
+{
+	struct source_item *it = ecalloc(BATCH, sizeof *it);
+	char (*err)[ERRLEN] = ecalloc(BATCH, sizeof *err);
+	const char *first = NULL;
+
+	for (int64_t at = 0; at < set->n; at += BATCH) {
+		int n = MIN(BATCH, set->n - at);
+
+		for (int i = 0; i < n; i++)
+			if (source_get(src, set->im[at + i].item, &it[i]))
+				die("%s", src->err);
+		#pragma omp parallel for schedule(dynamic, 4)
+		for (int i = 0; i < n; i++) {
+			err[i][0] = '\0';
+			if (!decode(&it[i], o, err[i]))
+				measure(&set->im[at + i], &it[i].pic);
+		}
+		for (int i = 0; i < n; i++) {
+			if (err[i][0])
+				die("%s: %s", it[i].name, err[i]);
+			if (!first)
+				first = it[i].name;
+			check_size(set, &it[i], first);
+			set->c = MAX(set->c, it[i].pic.c);
+			buf_free(&it[i].data);
+			if (o->encoded)
+				free(it[i].pic.px);
+			else
+				set->im[at + i].px = it[i].pic.px;
+		}
+		progress("images", at + n, set->n, NULL);
+	}
+	progress_done();
+	free(it);
+	free(err);
+}
+
+static void given(struct norm *n, const char *what, const double *mean, const double *std, int channels)
+{
+	if (channels != n->channels && channels != 1)
+		die("%s: %d numbers for images of %d channels", what, channels, n->channels);
+	for (int k = 0; k < n->channels; k++) {
+		n->mean[k] = mean[channels == 1 ? 0 : k];
+		n->std[k] = std[channels == 1 ? 0 : k];
+	}
+}
+
+/* The sums are whole numbers, so they do not depend on the order in which they were made. */
+static void measured(struct norm *n, const struct set *set)
+{
+	double pixels = (double)set->n * set->h * set->w;
+
+	for (int k = 0; k < n->channels; k++) {
+		uint64_t sum = 0, squares = 0;
+		double mean, var;
+
+		for (int64_t i = 0; i < set->n; i++) {
+			sum += set->im[i].sum[k];
+			squares += set->im[i].squares[k];
+		}
+		mean = sum / pixels / 255;
+		var = squares / pixels / 255 / 255 - mean * mean;
+		n->mean[k] = mean;
+		n->std[k] = var > 1e-12 ? sqrt(var) : 1; /* all pixels alike */
+	}
+}
+
+static char *data_digest(const struct set *set)
+{
+	struct buf b = { 0 };
+	char *hex;
+
+	for (int64_t i = 0; i < set->n; i++) {
+		uint64_t pair[2] = { set->im[i].label, set->im[i].hash[set->c == 3] };
+
+		buf_put(&b, pair, sizeof pair);
+	}
+	hex = eprintf_str("%016llx", (unsigned long long)XXH3_64bits(b.p, b.len));
+	buf_free(&b);
+	return hex;
+}
+
+static struct val *make_header(const struct set *set, const struct source *src, const struct options *o)
+{
+	struct val *h = header_new("images"), *args = val_map();
+	struct norm norm = { .channels = set->c };
+	char *digest = data_digest(set);
+
+	if (o->nmean)
+		given(&norm, "--mean, --std", o->mean, o->std, o->nmean);
+	else if (src->channels == set->c)
+		given(&norm, "dataset.json", src->mean, src->std, src->channels);
+	else
+		measured(&norm, set);
+	header_set_classes(h, (const char *const *)set->classes, set->nclass);
+	header_set_norm(h, &norm);
+	header_set_shape(h, (int[3]){ set->c, set->h, set->w });
+	if (o->size)
+		val_put(args, "size", val_int(o->size));
+	if (o->per_class) {
+		val_put(args, "per_class", val_int(o->per_class));
+		val_put(args, "seed", val_int(o->seed));
+	}
+	if (o->gray)
+		val_put(args, "gray", val_bool(true));
+	if (o->encoded)
+		val_put(args, "encoded", val_bool(true));
+	val_put(args, "images", val_int(set->n));
+	val_put(args, "data", val_str(digest));
+	history_add(h, progname, args);
+	free(digest);
+	return h;
+}
+
+static void put_frame(struct ts_writer *w, const char *key, struct val *images, const struct set *set, int64_t at, int64_t n)
+{
+	struct tensor label = tensor_new(DT_I64, 1, &n);
+	struct val *frame = val_map();
+
+	for (int64_t i = 0; i < n; i++)
+		((int64_t *)label.data)[i] = set->im[at + i].label;
+	val_put(frame, key, images);
+	val_put(frame, "labels", val_tensor(label));
+	if (ts_put(w, frame) < 0)
+		die("%s", w->err);
+	val_free(frame);
+}
+
+static void write_pixels(struct ts_writer *w, const struct set *set)
+{
+	size_t plane = (size_t)set->h * set->w, each = set->c * plane;
+	int64_t most = MAX(1, MIN(FRAME_IMAGES, FRAME_BYTES / each));
+
+	for (int64_t at = 0; at < set->n; at += most) {
+		int64_t n = MIN(most, set->n - at);
+		struct tensor t = tensor_new(DT_U8, 4, (int64_t[4]){ n, set->c, set->h, set->w });
+
+		for (int64_t i = 0; i < n; i++) {
+			struct image *im = &set->im[at + i];
+			uint8_t *to = (uint8_t *)t.data + i * each;
+
+			for (int k = 0; k < set->c; k++)
+				memcpy(to + k * plane, im->px + (im->c == 1 ? 0 : k * plane), plane);
+			free(im->px);
+			im->px = NULL;
+		}
+		put_frame(w, "images.u8", val_tensor(t), set, at, n);
+	}
+}
+
+/* Second pass of --encoded: the files again. Raw pixels become PNG. */
+static void write_encoded(struct ts_writer *w, const struct set *set, struct source *src)
+{
+	struct val *list = val_list();
+	size_t bytes = 0;
+	int64_t at = 0, n = 0;
+
+	for (int64_t i = 0; i < set->n; i++) {
+		struct source_item it;
+		char err[ERRLEN];
+
+		if (source_get(src, set->im[i].item, &it))
+			die("%s", src->err);
+		if (!it.encoded && picture_encode_png(&it.pic, &it.data, err))
+			die("%s: %s", it.name, err);
+		free(it.pic.px);
+		if (n && (n == FRAME_IMAGES || bytes + it.data.len > FRAME_BYTES)) {
+			put_frame(w, "images.encoded", list, set, at, n);
+			list = val_list();
+			at = i;
+			bytes = n = 0;
+		}
+		val_push(list, val_bin(it.data.p, it.data.len));
+		bytes += it.data.len;
+		n++;
+		buf_free(&it.data);
+	}
+	put_frame(w, "images.encoded", list, set, at, n);
+}
+
+static void report(const struct set *set, const struct val *h)
+{
+	struct norm n;
+
+	header_norm(h, &n);
+	fprintf(stderr, "%s: %lld images of %d classes, %dx%dx%d, mean", progname, (long long)set->n, set->nclass, set->c,
+		set->h, set->w);
+	for (int k = 0; k < n.channels; k++)
+		fprintf(stderr, " %.4f", n.mean[k]);
+	fprintf(stderr, ", std");
+	for (int k = 0; k < n.channels; k++)
+		fprintf(stderr, " %.4f", n.std[k]);
+	fprintf(stderr, "\n");
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = { 0 };
+	struct set set = { 0 };
+	struct source src;
+	struct ts_writer w;
+	struct val *header;
+
+	progname = "load-images";
+	parse(&o, argc, argv);
+	if (source_open(&src, argv + optind, argc - optind) < 0)
+		die("%s", src.err);
+	choose(&set, &src, &o);
+	load(&set, &src, &o);
+	header = make_header(&set, &src, &o);
+	if (o.verbose)
+		report(&set, header);
+	if (ts_create(&w, o.out, header) < 0)
+		die("%s", w.err);
+	if (o.encoded)
+		write_encoded(&w, &set, &src);
+	else
+		write_pixels(&w, &set);
+	if (ts_finish(&w) < 0)
+		die("%s", w.err);
+	source_close(&src);
+	for (int i = 0; i < set.nclass; i++)
+		free(set.classes[i]);
+	free(set.classes);
+	free(set.im);
+	val_free(header);
+	return 0;
+}
