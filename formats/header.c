@@ -91,7 +91,8 @@ int header_norm(const struct val *h, struct norm *n)
 {
 	int i, std;
 
-	*n = (struct norm){ .channels = get_floats(val_get(h, "mean"), n->mean) };
+	*n = (struct norm){ .channels = 0 };
+	n->channels = get_floats(val_get(h, "mean"), n->mean);
 	std = get_floats(val_get(h, "std"), n->std);
 	if (n->channels < 1 || std != n->channels)
 		return -1;

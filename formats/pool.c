@@ -278,7 +278,7 @@ struct pool_wimpl {
 	struct outfile out;
 	struct buf manifest;
 	char *name;
-	bool failed;
+	bool failed, dropping;
 };
 
 static la_ssize_t write_block(struct archive *a, void *data, const void *p, size_t n)
@@ -286,7 +286,7 @@ static la_ssize_t write_block(struct archive *a, void *data, const void *p, size
 	struct pool_wimpl *im = data;
 
 	errno = 0;
-	if (fwrite(p, 1, n, im->out.fp) == n)
+	if (im->dropping || fwrite(p, 1, n, im->out.fp) == n)
 		return n;
 	archive_set_error(a, errno, "%s", errno ? strerror(errno) : "write error");
 	return -1;
@@ -396,7 +396,7 @@ void pool_abort(struct pool_writer *p)
 	if (!p->impl)
 		return;
 	if (p->impl->a) {
-		archive_write_fail(p->impl->a); /* else freeing it would write the archive's end */
+		p->impl->dropping = true; /* freeing it writes the archive's end */
 		archive_write_free(p->impl->a);
 	}
 	out_abort(&p->impl->out);

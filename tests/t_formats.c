@@ -1,0 +1,798 @@
+/* Streams, checkpoints and pools: round trips, and everything that can be wrong with their bytes. Prints TAP. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../formats/checkpoint.h"
+#include "../formats/frame.h"
+
+static int ntest, nbad;
+static char dir[] = "/tmp/t_formats.XXXXXX";
+
+static void ok(bool good, const char *name, const char *why)
+{
+	ntest++;
+	nbad += !good;
+	printf("%sok %d - %s%s%s\n", good ? "" : "not ", ntest, name, good ? "" : ": ", good ? "" : why);
+	fflush(stdout);
+}
+
+static const char *in_dir(const char *name)
+{
+	static char path[2][128];
+	static int i;
+
+	i = !i;
+	snprintf(path[i], sizeof path[i], "%s/%s", dir, name);
+	return path[i];
+}
+
+static struct buf load(const char *path)
+{
+	struct buf b = { 0 };
+	FILE *fp = fopen(path, "rb");
+	char block[4096];
+	size_t n;
+
+	if (!fp)
+		die("%s:", path);
+	while ((n = fread(block, 1, sizeof block, fp)) > 0)
+		buf_put(&b, block, n);
+	fclose(fp);
+	return b;
+}
+
+/* A regular file in memory with these bytes, by its path. */
+static const char *as_file(const void *p, size_t n)
+{
+	static char path[64];
+	static int fd = -1;
+
+	if (fd < 0) {
+		if ((fd = memfd_create("t_formats", 0)) < 0)
+			die("memfd:");
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	}
+	if (ftruncate(fd, 0) < 0 || pwrite(fd, p, n, 0) != (ssize_t)n)
+		die("memfd:");
+	return path;
+}
+
+static struct val *an_entry(int64_t seed)
+{
+	struct val *args = val_map();
+
+	val_put(args, "seed", val_int(seed));
+	return args;
+}
+
+static struct val *a_header(const char *kind)
+{
+	static const char *const classes[] = { "bag", "boot" };
+	struct norm n = { 1, { 0.25f }, { 0.3f } };
+	struct val *h = header_new(kind);
+
+	header_set_classes(h, classes, 2);
+	header_set_norm(h, &n);
+	header_set_shape(h, (int[]){ 1, 4, 4 });
+	history_add(h, "load-images", an_entry(1));
+	return h;
+}
+
+static struct val *a_frame(int unit)
+{
+	struct tensor t = tensor_new(DT_U8, 4, (int64_t[]){ 2, 1, 4, 4 });
+	struct tensor l = tensor_new(DT_I64, 1, (int64_t[]){ 2 });
+	struct val *f = val_map();
+	int i;
+
+	for (i = 0; i < 32; i++)
+		((uint8_t *)t.data)[i] = 7 * i + unit;
+	((int64_t *)l.data)[1] = 1;
+	val_put(f, "images.u8", val_tensor(t));
+	val_put(f, "labels", val_tensor(l));
+	val_put(f, "unit", val_int(unit));
+	return f;
+}
+
+static struct buf a_stream(const char *kind, int nframes)
+{
+	struct val *h = a_header(kind), *f;
+	struct ts_writer w;
+	struct buf b = { 0 };
+	int i;
+
+	if (ts_create_mem(&w, &b, h) < 0)
+		die("%s", w.err);
+	for (i = 0; i < nframes; i++) {
+		f = a_frame(i);
+		if (ts_put(&w, f) < 0)
+			die("%s", w.err);
+		val_free(f);
+	}
+	if (ts_finish(&w) < 0)
+		die("%s", w.err);
+	val_free(h);
+	return b;
+}
+
+static struct net *a_net(void)
+{
+	char err[ERRLEN];
+	struct net *n = net_new("tiny", (int[]){ 1, 4, 4 });
+	float scale[1] = { 0.5f }, shift[1] = { 0.1f };
+	struct node v[] = {
+		{ .op = OP_INPUT, .name = "x", .groups = 1 },
+		{ .op = OP_AFFINE, .name = "norm", .in = { 0 }, .nin = 1, .groups = 1, .scale = scale, .shift = shift },
+		{ .op = OP_CONV, .name = "conv", .in = { 1 }, .nin = 1, .k = 3, .stride = 1, .pad = 1, .groups = 1, .has_bias = 1 },
+		{ .op = OP_BN, .name = "bn", .in = { 2 }, .nin = 1, .groups = 1, .eps = 1e-5f },
+		{ .op = OP_RELU, .name = "relu", .in = { 3 }, .nin = 1, .groups = 1 },
+		{ .op = OP_ADD, .name = "add", .in = { 2, 4 }, .nin = 2, .groups = 1 },
+		{ .op = OP_AVGPOOL, .name = "pool", .in = { 5 }, .nin = 1, .k = 2, .stride = 2, .groups = 1 },
+		{ .op = OP_FLATTEN, .name = "flatten", .in = { 6 }, .nin = 1, .groups = 1 },
+		{ .op = OP_LINEAR, .name = "fc", .in = { 7 }, .nin = 1, .groups = 1, .has_bias = 1 },
+	};
+	size_t i;
+
+	for (i = 0; i < LEN(v); i++)
+		if (net_add(n, &v[i], v[i].op == OP_LINEAR ? 2 : 3, err) < 0)
+			die("%s", err);
+	if (net_finish(n, 2, err) < 0)
+		die("%s", err);
+	return n;
+}
+
+static struct buf a_checkpoint(uint32_t seed)
+{
+	struct val *h = a_header("checkpoint");
+	struct net *n = a_net();
+	struct weights w = weights_new(n);
+	struct buf b = { 0 };
+	char err[ERRLEN];
+
+	net_init(n, &w, seed);
+	if (checkpoint_write_mem(&b, h, n, &w, err) < 0)
+		die("%s", err);
+	weights_free(&w);
+	net_free(n);
+	val_free(h);
+	return b;
+}
+
+static struct buf a_pool(int members)
+{
+	const char *path = in_dir("pool");
+	struct pool_writer p;
+	struct buf c, b;
+	char name[32];
+	int i;
+
+	if (pool_create(&p, path) < 0)
+		die("%s", p.err);
+	for (i = 0; i < members; i++) {
+		c = a_checkpoint(i);
+		snprintf(name, sizeof name, "1/%02d.ts", i);
+		if (pool_add(&p, name, c.p, c.len) < 0)
+			die("%s", p.err);
+		buf_free(&c);
+	}
+	if (pool_finish(&p) < 0)
+		die("%s", p.err);
+	b = load(path);
+	return b;
+}
+
+/* Readers of all three: 0 when accepted, -1 and err. digest: what was read, to be compared where it was accepted. */
+typedef int reader(const void *p, size_t n, char err[ERRLEN], struct buf *digest);
+
+static int read_images(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
+{
+	struct ts_reader r;
+	struct val *f;
+	int rc;
+
+	if (ts_open_mem(&r, p, n, "mem", "images") < 0)
+		return fail(err, "%s", r.err);
+	while ((rc = ts_next(&r, &f)) > 0) {
+		if (digest)
+			val_pack(digest, f);
+		val_free(f);
+	}
+	ts_close(&r);
+	return rc < 0 ? fail(err, "%s", r.err) : 0;
+}
+
+static int read_file(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
+{
+	FILE *fp = n ? fmemopen((void *)p, n, "rb") : fopen("/dev/null", "rb");
+	struct ts_reader r;
+	struct val *f;
+	int rc = ts_open_file(&r, fp, "file", "images");
+
+	if (!rc) {
+		while ((rc = ts_next(&r, &f)) > 0) {
+			if (digest)
+				val_pack(digest, f);
+			val_free(f);
+		}
+		ts_close(&r);
+	}
+	fclose(fp);
+	return rc < 0 ? fail(err, "%s", r.err) : 0;
+}
+
+static int read_seeking(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
+{
+	const char *path = as_file(p, n);
+	struct ts_reader r;
+	struct val *f;
+	int64_t i;
+	int rc = 0;
+
+	if (ts_open_seek(&r, path, "images") < 0)
+		return fail(err, "%s", r.err);
+	for (i = ts_count(&r) - 1; i >= 0 && !rc; i--)
+		if (!(rc = ts_read_at(&r, i, &f))) {
+			if (digest)
+				val_pack(digest, f);
+			val_free(f);
+		}
+	ts_close(&r);
+	return rc < 0 ? fail(err, "%s", r.err) : 0;
+}
+
+static void pack_checkpoint(struct buf *b, const struct checkpoint *c)
+{
+	struct val *v = net_to_val(c->net);
+
+	val_pack(b, c->header);
+	val_pack(b, v);
+	val_free(v);
+	buf_put(b, c->w.theta, c->net->ntheta * sizeof(float));
+	buf_put(b, c->w.buffer, c->net->nbuffer * sizeof(float));
+}
+
+static int read_checkpoint(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
+{
+	struct checkpoint c;
+	struct ts_reader r;
+	int rc;
+
+	if (ts_open_mem(&r, p, n, "mem", "checkpoint") < 0)
+		return fail(err, "%s", r.err);
+	if (!(rc = checkpoint_read(&r, &c))) {
+		if (digest)
+			pack_checkpoint(digest, &c);
+		checkpoint_free(&c);
+	}
+	ts_close(&r);
+	return rc < 0 ? fail(err, "%s", r.err) : 0;
+}
+
+static int read_pool(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
+{
+	const char *path = as_file(p, n);
+	struct checkpoint *all;
+	int count, i;
+
+	if (!(all = pool_read_all(path, &count, err)))
+		return -1;
+	for (i = 0; i < count; i++) {
+		if (digest && all[i].member)
+			buf_put(digest, all[i].member, strlen(all[i].member));
+		if (digest)
+			pack_checkpoint(digest, &all[i]);
+		checkpoint_free(&all[i]);
+	}
+	free(all);
+	return 0;
+}
+
+/* Feeds every truncation and `flips` random flips. In a tar some bytes mean nothing (padding, times): there a changed
+ * file may pass when what it holds is the same (slack). */
+static void torture(const char *what, reader *read, struct buf b, int flips, bool slack)
+{
+	char err[ERRLEN], name[64], why[128] = "";
+	struct buf want = { 0 }, got = { 0 };
+	uint32_t s = 12345;
+	uint8_t *copy;
+	size_t n, at;
+	int i, j, bits, bad = 0, silent = 0;
+
+	if (read(b.p, b.len, err, &want) < 0) {
+		snprintf(name, sizeof name, "%s: intact", what);
+		ok(false, name, err);
+		return;
+	}
+	for (n = 0; n < b.len; n++) {
+		copy = emalloc(n); /* of its own, so that reading past its end is seen */
+		memcpy(copy, b.p, n);
+		*err = '\0';
+		got.len = 0;
+		if (!read(copy, n, err, &got)) {
+			if (!slack || got.len != want.len || memcmp(got.p, want.p, got.len)) {
+				bad++;
+				snprintf(why, sizeof why, "the first %zu of %zu bytes pass", n, b.len);
+			}
+		} else {
+			silent += !*err;
+		}
+		free(copy);
+	}
+	snprintf(name, sizeof name, "%s: every truncation of %zu bytes is refused", what, b.len);
+	ok(!bad && !silent, name, bad ? why : "without a message");
+	for (i = 0, bad = silent = 0; i < flips; i++) {
+		copy = emalloc(b.len);
+		memcpy(copy, b.p, b.len);
+		s = s * 1664525 + 1013904223;
+		bits = s >> 30 ? 1 : 1 + (s >> 20 & 15);
+		for (j = 0; j < bits; j++) {
+			s = s * 1664525 + 1013904223;
+			at = (uint64_t)s * (8 * b.len) >> 32;
+			copy[at / 8] ^= 1 << at % 8;
+		}
+		*err = '\0';
+		got.len = 0;
+		if (!read(copy, b.len, err, &got)) {
+			if (memcmp(copy, b.p, b.len) &&
+			    (!slack || got.len != want.len || memcmp(got.p, want.p, got.len))) {
+				bad++;
+				snprintf(why, sizeof why, "flip %d (%d bits, the last at byte %zu) passes", i, bits, at / 8);
+			}
+		} else {
+			silent += !*err;
+		}
+		free(copy);
+	}
+	snprintf(name, sizeof name, "%s: %d random flips are refused", what, flips);
+	ok(!bad && !silent, name, bad ? why : "without a message");
+	buf_free(&want);
+	buf_free(&got);
+}
+
+static void refused(const char *name, reader *read, const void *p, size_t n, const char *expect)
+{
+	char err[ERRLEN] = "accepted";
+	void *copy = emalloc(n);
+	int rc;
+
+	memcpy(copy, p, n);
+	rc = read(copy, n, err, NULL);
+	ok(rc < 0 && strstr(err, expect), name, err);
+	free(copy);
+}
+
+static void test_values(void)
+{
+	struct val *v = val_map(), *list = val_list(), *u;
+	struct buf b = { 0 }, c = { 0 };
+	char err[ERRLEN] = "";
+	int i;
+
+	val_push(list, val_nil());
+	val_push(list, val_bool(true));
+	val_push(list, val_int(INT64_MIN));
+	val_push(list, val_uint(UINT64_MAX));
+	val_push(list, val_f64(-0.0));
+	val_push(list, val_str("snow \xe2\x98\x83"));
+	val_push(list, val_bin("\0\1", 2));
+	val_put(v, "list", list);
+	val_put(v, "map", val_map());
+	for (i = 0; i < DT_COUNT; i++)
+		val_put(v, dtype_name[i], val_tensor(tensor_new(i, i % 4, (int64_t[]){ 2, 3, i == 3 ? 0 : 1 })));
+	for (i = 0; i < 20; i++) { /* more than a fixmap holds */
+		char key[16];
+
+		snprintf(key, sizeof key, "k%d", i);
+		val_put(v, key, val_int(i));
+	}
+	val_put(v, "k3", val_str("replaced"));
+	val_drop(v, "k4");
+	val_pack(&b, v);
+	u = val_unpack(b.p, b.len, err);
+	if (u)
+		val_pack(&c, u);
+	ok(u && val_equal(u, v) && c.len == b.len && !memcmp(b.p, c.p, b.len), "values survive the way out and in", err);
+	val_free(u);
+	u = val_copy(v);
+	ok(val_equal(u, v), "a copy is equal", "");
+	ok(!val_get(u, "k4") && !strcmp(val_get_str(u, "k3"), "replaced") && val_get_int(u, "k5", -1) == 5 &&
+		val_get_f64(u, "k5", 0) == 5 && val_get_int(u, "k3", -1) == -1 && !val_get_tensor(u, "k3"),
+		"keys are replaced, dropped and found", "");
+	val_free(u);
+	val_free(v);
+	buf_free(&b);
+	buf_free(&c);
+}
+
+static void refuse_value(const char *name, const char *bytes, size_t n, const char *expect)
+{
+	char err[ERRLEN] = "accepted";
+	uint8_t *copy = emalloc(n);
+	struct val *v;
+
+	memcpy(copy, bytes, n);
+	v = val_unpack(copy, n, err);
+	ok(!v && strstr(err, expect), name, err);
+	val_free(v);
+	free(copy);
+}
+
+#define TENSOR(type, shape, data) \
+	"\x85\xc4\x02nd\xc3\xc4\x04type\xa3" type "\xc4\x04kind\xc4\x00\xc4\x05shape" shape "\xc4\x04" "data" data
+#define REFUSE(name, bytes, expect) refuse_value(name, bytes, sizeof bytes - 1, expect)
+
+static void test_bad_values(void)
+{
+	char deep[66];
+	struct val *v;
+	char err[ERRLEN];
+
+	v = val_unpack(TENSOR("<f4", "\x91\x01", "\xc4\x04\0\0\0\0"), sizeof TENSOR("<f4", "\x91\x01", "\xc4\x04\0\0\0\0") - 1, err);
+	ok(v && v->type == V_TENSOR, "an array as msgpack-numpy writes it", err);
+	val_free(v);
+	REFUSE("an unknown type", TENSOR(">f4", "\x91\x01", "\xc4\x04\0\0\0\0"), "unknown type '>f4'");
+	REFUSE("a shape that is not the data's", TENSOR("<f4", "\x91\x02", "\xc4\x04\0\0\0\0"), "8 bytes by its shape");
+	REFUSE("a shape whose product overflows", TENSOR("<f4", "\x92\xcf\x40\0\0\0\0\0\0\0\xcf\x40\0\0\0\0\0\0\0",
+		"\xc4\x00"), "overflows");
+	REFUSE("the same beside a zero", TENSOR("<f4", "\x93\0\xcf\x40\0\0\0\0\0\0\0\xcf\x40\0\0\0\0\0\0\0", "\xc4\x00"),
+		"overflows");
+	REFUSE("bytes that overflow", TENSOR("<f8", "\x91\xcf\x20\0\0\0\0\0\0\0", "\xc4\x00"), "overflows");
+	REFUSE("a negative size", TENSOR("<f4", "\x91\xff", "\xc4\x00"), "shape");
+	REFUSE("nine dimensions", TENSOR("|u1", "\x99\1\1\1\1\1\1\1\1\1", "\xc4\x01\0"), "9 dimensions");
+	REFUSE("a map with binary keys", "\x81\xc4\x02nd\xc3", "binary keys");
+	REFUSE("a key that stands twice", "\x83\xa1" "a\x01\xa1" "b\x02\xa1" "a\x03", "key 'a' stands twice");
+	REFUSE("a key that is a number", "\x81\x01\x02", "no string");
+	REFUSE("a key that hides a NUL", "\x81\xa2" "a\0\x02", "no string");
+	REFUSE("the byte that msgpack never uses", "\xc1", "no valid msgpack");
+	REFUSE("an extension", "\xd4\x01\x02", "no valid msgpack");
+	REFUSE("a string longer than all there is", "\xdb\xff\xff\xff\xff" "abc", "no valid msgpack");
+	REFUSE("a list longer than all there is", "\xdd\xff\xff\xff\xff\x01\x02", "no valid msgpack");
+	REFUSE("a map longer than all there is", "\xdf\xff\xff\xff\xff\x01\x02", "no valid msgpack");
+	REFUSE("two objects", "\x01\x02", "no valid msgpack");
+	refuse_value("nothing", "", 0, "no valid msgpack");
+	memset(deep, 0x91, sizeof deep);
+	deep[SCAN_MAXDEPTH] = 1;
+	v = val_unpack(deep, SCAN_MAXDEPTH + 1, err);
+	ok(v != NULL, "nesting 32 deep", err);
+	val_free(v);
+	deep[SCAN_MAXDEPTH] = (char)0x91;
+	deep[SCAN_MAXDEPTH + 1] = 1;
+	refuse_value("nesting 33 deep", deep, SCAN_MAXDEPTH + 2, "no valid msgpack");
+	memset(deep, 0x81, sizeof deep);
+	refuse_value("maps as keys of maps", deep, sizeof deep, "no valid msgpack");
+}
+
+/* The scanner gets an object byte by byte and never asks for more than the object has. */
+static void test_scanner(void)
+{
+	struct buf b = a_stream("images", 1);
+	int64_t whole = msgpack_scan(b.p, b.len, b.len), rc = 0;
+	struct scanner s = { .need = 1 };
+	bool good = whole > 0;
+	size_t n;
+
+	for (n = 0; n < (size_t)whole && good; n++) {
+		rc = scan_more(&s, b.p, n, b.len);
+		good = rc == 0 && s.need > n && s.need <= (size_t)whole;
+	}
+	ok(good && scan_more(&s, b.p, whole, b.len) == whole, "the scanner asks for no byte too many", "");
+	ok(msgpack_scan(b.p, b.len, whole - 1) == -1, "an object above the limit", "");
+	buf_free(&b);
+}
+
+static struct buf sealed(struct val *v)
+{
+	struct buf b = { 0 };
+
+	seal(&b, v);
+	val_free(v);
+	return b;
+}
+
+static void test_streams(void)
+{
+	struct buf b = a_stream("images", 3), x, y;
+	struct val *h, *f;
+	struct ts_writer w;
+	struct ts_reader r;
+	const uint8_t *p;
+	size_t n;
+	char err[ERRLEN] = "";
+	int i;
+
+	torture("images", read_images, b, 6000, false);
+	torture("images from a file", read_file, b, 1000, false);
+	torture("images by seeking", read_seeking, b, 1000, false);
+	refused("a stream of another kind", read_checkpoint, b.p, b.len, "of kind images, where checkpoint is expected");
+	refused("no stream", read_images, "\x89PNG\r\n\x1a\n", 8, "not a tensor stream");
+	refused("an empty file", read_images, "", 0, "empty");
+
+	h = a_header("images");
+	val_put(h, "tensorstream", val_int(2));
+	x = sealed(h);
+	refused("another version", read_images, x.p, x.len, "version 2");
+	buf_free(&x);
+
+	x = (struct buf){ 0 };
+	buf_put(&x, b.p, b.len);
+	buf_put(&x, b.p, b.len);
+	refused("two streams in a row", read_images, x.p, x.len, "after the trailer");
+	refused("two streams in a row, a file", read_file, x.p, x.len, "after the trailer");
+	buf_free(&x);
+
+	/* A whole and sealed header, then a frame that claims 4 GiB (the most that msgpack can) or 2^40 bytes of tensor. */
+	x = (struct buf){ 0 };
+	buf_put(&x, b.p, msgpack_scan(b.p, b.len, b.len));
+	buf_put(&x, "\x81\xa1" "a\xc6\xff\xff\xff\xff", 8);
+	refused("claimed gigabytes", read_file, x.p, x.len, "larger than 256 MiB");
+	x.len -= 4;
+	buf_put(&x, "\x0f\0\0\0", 4);
+	refused("claimed megabytes that do not come", read_file, x.p, x.len, "truncated in frame 0");
+	buf_free(&x);
+	REFUSE("2^40 bytes of tensor", TENSOR("|u1", "\x92\xce\x00\x10\0\0\xce\0\x10\0\0", "\xc4\x01\0"),
+		"1099511627776 bytes by its shape");
+
+	/* Passing frames on as bytes gives the stream. */
+	y = (struct buf){ 0 };
+	if (ts_open_mem(&r, b.p, b.len, "mem", NULL) < 0 || ts_create_mem(&w, &y, r.header) < 0)
+		die("%s", r.err);
+	while ((i = ts_next_raw(&r, &p, &n)) > 0)
+		if (ts_put_raw(&w, p, n) < 0)
+			break;
+	i = i < 0 ? i : ts_finish(&w);
+	ok(!i && y.len == b.len && !memcmp(y.p, b.p, y.len), "raw frames pass through", r.err);
+	ok(ts_next_raw(&r, &p, &n) == 0, "the end stays the end", "");
+	ts_close(&r);
+	buf_free(&y);
+
+	/* Frames in another order, each whole, under the old trailer. */
+	y = (struct buf){ 0 };
+	if (ts_open_mem(&r, b.p, b.len, "mem", NULL) < 0)
+		die("%s", r.err);
+	n = msgpack_scan(b.p, b.len, b.len);
+	i = msgpack_scan(b.p + n, b.len - n, b.len);
+	buf_put(&y, b.p, n);
+	buf_put(&y, b.p + n + i, i);
+	buf_put(&y, b.p + n, i);
+	buf_put(&y, b.p + n + 2 * i, b.len - n - 2 * i);
+	ts_close(&r);
+	refused("frames that changed places", read_images, y.p, y.len, "trailer does not match");
+	refused("frames that changed places, by seeking", read_seeking, y.p, y.len, "trailer does not match");
+	buf_free(&y);
+	buf_free(&b);
+
+	b = a_stream("images", 0);
+	ok(!read_images(b.p, b.len, err, NULL) && !read_seeking(b.p, b.len, err, NULL), "a stream without frames", err);
+	buf_free(&b);
+
+	h = a_header("images");
+	if (ts_create_mem(&w, &b, h) < 0)
+		die("%s", w.err);
+	f = val_map();
+	val_put(f, "x", val_tensor(tensor_new(DT_U8, 1, (int64_t[]){ TS_FRAME_MAX })));
+	ok(ts_put(&w, f) < 0 && strstr(w.err, "256 MiB"), "a frame above the limit is not written", w.err);
+	ok(ts_finish(&w) < 0, "nor a trailer after it", "");
+	val_free(f);
+	val_free(h);
+	buf_free(&b);
+}
+
+static void test_checkpoints(void)
+{
+	struct buf b = a_checkpoint(7), again = { 0 };
+	struct checkpoint c;
+	struct ts_reader r;
+	struct val *v, *nodes;
+	struct net *n;
+	char err[ERRLEN] = "";
+
+	torture("checkpoint", read_checkpoint, b, 6000, false);
+	if (ts_open_mem(&r, b.p, b.len, "mem", "checkpoint") < 0 || checkpoint_read(&r, &c) < 0)
+		die("%s", r.err);
+	ts_close(&r);
+	ok(!checkpoint_write_mem(&again, c.header, c.net, &c.w, err) && again.len == b.len && !memcmp(again.p, b.p, b.len),
+		"a checkpoint read and written is the same", err);
+
+	v = net_to_val(c.net);
+	nodes = val_get(v, "nodes");
+	val_put(nodes->list.item[2], "out", val_int(65536));
+	val_put(nodes->list.item[2], "k", val_int(65535));
+	n = net_from_val(v, err);
+	ok(!n, "a convolution that does not fit", "accepted");
+	val_put(nodes->list.item[2], "k", val_int(3));
+	val_put(nodes->list.item[2], "out", val_int(3));
+	val_put(nodes->list.item[2], "op", val_str("attention"));
+	ok(!net_from_val(v, err) && strstr(err, "attention"), "an unknown operation", err);
+	val_put(nodes->list.item[2], "op", val_str("conv"));
+	val_get(nodes->list.item[2], "in")->list.item[0]->i = 5;
+	ok(!net_from_val(v, err) && strstr(err, "earlier"), "an input that comes later", err);
+	val_get(nodes->list.item[2], "in")->list.item[0]->i = 1;
+	n = net_from_val(v, err);
+	ok(n && n->nparam == c.net->nparam && n->ntheta == c.net->ntheta, "the repaired graph", err);
+	net_free(n);
+
+	/* Gigabytes of weights by the graph, none in the frames. */
+	val_put(nodes->list.item[2], "out", val_int(65536));
+	val_put(nodes->list.item[8], "out", val_int(2));
+	again.len = 0;
+	val_put(c.header, "net", v);
+	{
+		struct ts_writer w;
+		int rc;
+
+		if (ts_create_mem(&w, &again, c.header) < 0 || ts_finish(&w) < 0)
+			die("%s", w.err);
+		rc = read_checkpoint(again.p, again.len, err, NULL);
+		ok(rc < 0 && strstr(err, "missing"), "parameters that are missing", err);
+	}
+	checkpoint_free(&c);
+	buf_free(&again);
+	buf_free(&b);
+}
+
+static void tar_field(uint8_t *header, int at, const char *s)
+{
+	unsigned sum = 0;
+	int i;
+
+	strcpy((char *)header + at, s);
+	memset(header + 148, ' ', 8);
+	for (i = 0; i < 512; i++)
+		sum += header[i];
+	snprintf((char *)header + 148, 8, "%06o", sum);
+}
+
+static void test_pools(void)
+{
+	struct buf b = a_pool(2), two = { 0 }, c = a_checkpoint(0), plain = a_stream("images", 1);
+	struct pool_writer w;
+	struct checkpoint *all;
+	char err[ERRLEN] = "";
+	size_t member = 512 + (c.len + 511) / 512 * 512;
+	int n;
+
+	torture("pool", read_pool, b, 5000, true);
+	ok(!read_pool(c.p, c.len, err, NULL), "a checkpoint is a pool of one", err);
+
+	buf_put(&two, b.p, b.len);
+	buf_put(&two, b.p, b.len);
+	all = pool_read_all(as_file(two.p, two.len), &n, err);
+	ok(all && n == 4, "two pools in a row are one", err);
+	while (all && n)
+		checkpoint_free(&all[--n]);
+	free(all);
+	refused("a pool cut at a member's end", read_pool, b.p, member, "truncated after 1 members: no MANIFEST");
+	two.len = 0;
+	buf_put(&two, b.p, b.len);
+	tar_field(two.p, 0, "1/77.ts");
+	refused("a member renamed", read_pool, two.p, two.len, "member 1/77.ts is not what MANIFEST says");
+	two.len = 0;
+	buf_put(&two, b.p, member);
+	buf_put(&two, b.p + 2 * member, b.len - 2 * member);
+	refused("a member taken out", read_pool, two.p, two.len, "MANIFEST names members that are not there");
+	two.len = 0;
+	buf_put(&two, b.p + member, member);
+	buf_put(&two, b.p, member);
+	buf_put(&two, b.p + 2 * member, b.len - 2 * member);
+	refused("members that changed places", read_pool, two.p, two.len, "member 1/01.ts is not what");
+	two.len = 0;
+	buf_put(&two, b.p, b.len);
+	tar_field(two.p, 156, "2");
+	refused("a member that is a link", read_pool, two.p, two.len, "1/00.ts");
+	two.len = 0;
+	buf_put(&two, b.p, b.len);
+	two.p[512 + 100] ^= 1;
+	refused("a damaged member", read_pool, two.p, two.len, "member 1/00.ts");
+	refused("no tar", read_pool, "hello, world\n", 13, "Unrecognized archive");
+
+	if (pool_create(&w, in_dir("new")) < 0)
+		die("%s", w.err);
+	ok(pool_add(&w, "1/1.ts", plain.p, plain.len) < 0 && strstr(w.err, "kind images"), "only checkpoints go in", w.err);
+	ok(pool_add(&w, "MANIFEST", c.p, c.len) < 0, "no member is called MANIFEST", "");
+	pool_abort(&w);
+	ok(access(in_dir("new"), F_OK) < 0, "an abandoned pool leaves nothing", "");
+	if (pool_create(&w, in_dir("new")) < 0 || pool_finish(&w) < 0)
+		die("%s", w.err);
+	ok(!pool_read_all(in_dir("new"), &n, err) && strstr(err, "without checkpoints"), "a pool without members", err);
+	buf_free(&b);
+	buf_free(&two);
+	buf_free(&c);
+	buf_free(&plain);
+}
+
+static void test_output(void)
+{
+	struct val *h = a_header("images"), *f = a_frame(0);
+	const char *path = in_dir("out");
+	struct ts_writer w;
+	struct stat st;
+	int i, rc = 0;
+
+	if (ts_create(&w, path, h) < 0)
+		die("%s", w.err);
+	ok(access(path, F_OK) < 0, "an unfinished file does not have its name", "");
+	ok(!ts_put(&w, f) && !ts_finish(&w) && !access(path, F_OK), "a finished one has", w.err);
+	if (ts_create(&w, path, h) < 0)
+		die("%s", w.err);
+	ts_abort(&w);
+	ok(!stat(path, &st) && st.st_size > 0, "an abandoned one leaves the old", "");
+	ok(ts_create(&w, dir, h) < 0 && strstr(w.err, "directory"), "a folder is no file", w.err);
+	ok(ts_create(&w, in_dir("no/file"), h) < 0 && strstr(w.err, "No such file"), "a folder that is not there", w.err);
+	if (ts_create(&w, "/dev/full", h) < 0)
+		die("%s", w.err);
+	for (i = 0; i < 1000 && !rc; i++)
+		rc = ts_put(&w, f);
+	ok(rc < 0 && strstr(w.err, "/dev/full: No space left"), "a full disk while writing", w.err);
+	ok(ts_finish(&w) < 0 && strstr(w.err, "No space left"), "and at the end", w.err);
+	if (ts_create(&w, "/dev/full", h) < 0)
+		die("%s", w.err);
+	ok(ts_finish(&w) < 0 && strstr(w.err, "No space left"), "a full disk at the end alone", w.err);
+	ok(!stat("/dev/full", &st) && S_ISCHR(st.st_mode), "a device stays one", "");
+	val_free(h);
+	val_free(f);
+}
+
+static void test_headers(void)
+{
+	static const char *const other[] = { "coat", "boot", "bag" }, *const unknown[] = { "boot" };
+	struct val *h = a_header("images"), *g = header_new("images"), *file;
+	struct norm a = { 1, { 0.5f }, { 0.25f } }, b, c = { 1, { 0.25f }, { 0.5f } };
+	struct buf pool = a_pool(1);
+	float scale, shift;
+	int map[2], chw[3];
+	char err[ERRLEN] = "";
+
+	header_set_classes(g, other, 3);
+	ok(!header_map_classes(h, g, map, err) && map[0] == 2 && map[1] == 1, "classes match by name", err);
+	header_set_classes(g, unknown, 1);
+	ok(header_map_classes(h, g, map, err) < 0 && strstr(err, "bag"), "an unknown class is named", err);
+	ok(header_norm(g, &b) < 0 && header_shape(g, chw) < 0, "no normalisation, no shape", "");
+	header_set_norm(g, &a);
+	ok(!header_norm(g, &b) && b.channels == 1 && b.mean[0] == a.mean[0] && b.std[0] == a.std[0], "normalisation", "");
+	norm_affine(&a, &c, &scale, &shift); /* pixel value 0.75 is 1 in a and 1 in c */
+	ok(scale == 0.5f && shift == 0.5f, "from one normalisation to another", "");
+	a.std[0] = 0;
+	header_set_norm(g, &a);
+	ok(header_norm(g, &b) < 0, "a deviation of 0", "");
+	ok(!header_shape(h, chw) && chw[0] == 1 && chw[1] == 4 && chw[2] == 4, "shape", "");
+	history_add(h, "load-images", an_entry(1));
+	ok(val_get(h, "history")->list.len == 1, "an entry is not repeated", "");
+	history_add(h, "load-images", an_entry(2));
+	ok(val_get(h, "history")->list.len == 2, "another one is", "");
+	file = NULL;
+	ok(!history_file(in_dir("pool"), &file, err) && strlen(val_get_str(file, "xxh3")) == 32 &&
+		val_get(file, "history") && val_get(file, "history")->list.len == 1, "a pool's digest and history", err);
+	val_free(file);
+	ok(history_file(in_dir("nothing"), &file, err) < 0 && strstr(err, "No such file"), "a file that is not there", err);
+	val_free(h);
+	val_free(g);
+	buf_free(&pool);
+}
+
+int main(void)
+{
+	static const char *const files[] = { "pool", "new", "out" };
+	size_t i;
+
+	progname = "t_formats";
+	if (!mkdtemp(dir))
+		die("%s:", dir);
+	test_values();
+	test_bad_values();
+	test_scanner();
+	test_streams();
+	test_checkpoints();
+	test_headers();
+	test_pools();
+	test_output();
+	for (i = 0; i < LEN(files); i++)
+		unlink(in_dir(files[i]));
+	ok(!rmdir(dir), "no temporary file is left", strerror(errno));
+	printf("1..%d\n", ntest);
+	return nbad != 0;
+}
