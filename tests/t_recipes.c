@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "../formats/recipes.h"
 
@@ -198,12 +200,121 @@ static void test_soft(void)
 	val_free(f);
 }
 
+/* A whole stream of two images frames and two epochs of two batches; skip and swap spoil it, batch is the header's. */
+static struct buf stream(int skip, int swap, int more, int batch)
+{
+	static const char *const classes[] = { "a", "b" };
+	struct val *h = header_new("recipes"), *plan = val_map();
+	struct norm norm = { 1, { 0.5f }, { 0.25f } };
+	struct ts_writer w;
+	struct buf b = { 0 };
+
+	val_put(plan, "epochs", val_int(2));
+	val_put(plan, "batches", val_int(2));
+	val_put(plan, "batch", val_int(batch));
+	val_put(h, "recipes", plan);
+	header_set_classes(h, classes, 2);
+	header_set_norm(h, &norm);
+	header_set_shape(h, (int[]){ 1, H, W });
+	if (ts_create_mem(&w, &b, h) < 0)
+		die("%s", w.err);
+	for (int i = 0; i < 2; i++) {
+		struct val *f = val_map();
+
+		val_put(f, "images.u8", val_tensor(tensor_new(DT_U8, 4, (int64_t[]){ i ? 4 : 5, 1, H, W })));
+		val_put(f, "labels", val_tensor(tensor_new(DT_I64, 1, (int64_t[]){ i ? 4 : 5 })));
+		if (ts_put(&w, f) < 0)
+			die("%s", w.err);
+		val_free(f);
+	}
+	for (int i = 0; i < 4 + more; i++) {
+		struct val *f = make(MIX_CUTMIX, 0);
+		int at = swap && (i == 1 || i == 2) ? 3 - i : i;
+
+		val_put(f, "epoch", val_int(at / 2));
+		val_put(f, "batch", val_int(at % 2));
+		if (i != skip && ts_put(&w, f) < 0)
+			die("%s", w.err);
+		val_free(f);
+	}
+	if (ts_finish(&w) < 0)
+		die("%s", w.err);
+	val_free(h);
+	return b;
+}
+
+/* Batches read when all is well, -1 with err otherwise. */
+static int read_all(int fd, const void *p, size_t n, char err[ERRLEN])
+{
+	char path[64];
+	struct recipe_stream s;
+	struct recipe r;
+	struct val *frame;
+	int got, count = 0;
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	if (ftruncate(fd, n) < 0 || pwrite(fd, p, n, 0) != (ssize_t)n)
+		die("%s:", path);
+	if (recipe_stream_open(&s, path) < 0) {
+		snprintf(err, ERRLEN, "%s", s.r.err);
+		return -1;
+	}
+	while ((got = recipe_stream_next(&s, &frame, &r)) > 0) {
+		count++;
+		val_free(frame);
+		recipe_free(&r);
+	}
+	snprintf(err, ERRLEN, "%s", s.r.err);
+	if (s.set.n != IMAGES || s.nimage_frames != 2)
+		got = -1;
+	recipe_stream_close(&s);
+	return got < 0 ? -1 : count;
+}
+
+static void test_stream(void)
+{
+	int fd = memfd_create("recipes", MFD_CLOEXEC); /* thousands of files: not on a disk */
+	char err[ERRLEN] = "";
+	struct buf b = stream(-1, 0, 0, N);
+	size_t whole = 0, flipped = 0;
+
+	if (fd < 0)
+		die("memfd_create:");
+
+	ok(read_all(fd, b.p, b.len, err) == 4, "a whole stream has 4 batches %s", err);
+	for (size_t n = 0; n < b.len; n++)
+		whole += read_all(fd, b.p, n, err) >= 0;
+	ok(!whole && b.len > 2000, "cut at each of %zu bytes it is refused", b.len);
+	for (size_t i = 0; i < b.len; i++) {
+		b.p[i] ^= 1 << i % 8;
+		flipped += read_all(fd, b.p, b.len, err) >= 0;
+		b.p[i] ^= 1 << i % 8;
+	}
+	ok(!flipped, "with a bit flipped in any byte it is refused");
+	buf_free(&b);
+
+	static const struct { const char *what; int skip, swap, more, batch; } bad[] = {
+		{ "last batch missing", 3, 0, 0, N }, { "a batch missing", 1, 0, 0, N }, { "out of order", -1, 1, 0, N },
+		{ "one too many", -1, 0, 1, N }, { "larger than a batch", -1, 0, 0, N - 1 },
+		{ "batches larger than the set", -1, 0, 0, IMAGES + 1 }
+	};
+
+	for (size_t i = 0; i < LEN(bad); i++) {
+		b = stream(bad[i].skip, bad[i].swap, bad[i].more, bad[i].batch);
+		*err = 0;
+		ok(read_all(fd, b.p, b.len, err) < 0 && *err, "%s: %s", bad[i].what, err);
+		buf_free(&b);
+	}
+	close(fd);
+}
+
 int main(void)
 {
 	progname = "t_recipes";
 	test_round_trip();
 	test_lies();
 	test_soft();
+	test_stream();
 	printf("1..%d\n", ntest);
 	return nfailed > 0;
 }
