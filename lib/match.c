@@ -205,7 +205,7 @@ match_layer_ref(const double *x, int n, int c, int64_t per, const struct layer_s
     double w, double multiplier, double scale, double *dx)
 {
 	double *mu = ecalloc(2 * (size_t)c, sizeof *mu), *var = mu + c, total = scale * multiplier, loss = 0;
-	int classes = count_classes(label, n);
+	int classes = w > 0 ? count_classes(label, n) : 0;
 
 	for (int j = 0; j < c; j++)
 		mu[j] = l->mean[j], var[j] = l->var[j];
