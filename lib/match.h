@@ -13,13 +13,7 @@
 #define MATCH_H
 
 #include "plan.h"
-
-/* Statistics to match for one teacher and one BN layer. */
-struct layer_stats {
-	int c, nclass;         /* nclass 0: no class-wise ones */
-	float *mean, *var;     /* (C) */
-	float *cmean, *cvar;   /* (nclass,C) or NULL */
-};
+#include "stats.h"
 
 /* Value of m_l*(…) for one tap against its target over n images with labels (n); and the gradient coefficients tap->a,
  * tap->b (n,C), written, times `scale` (alpha, 1/teachers), which the value is without. w: 0 global, 1 class-wise,

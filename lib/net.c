@@ -240,6 +240,29 @@ net_finish(struct net *n, int nclass, char err[ERRLEN])
 	return 0;
 }
 
+struct net *
+net_with_affine(const struct net *n, const float *scale, const float *shift)
+{
+	struct net *m = net_copy(n);
+	struct node affine = m->node[0];
+
+	m->node = erealloc(m->node, m->nnode + 1, sizeof *m->node);
+	memmove(m->node + 2, m->node + 1, (m->nnode - 1) * sizeof *m->node);
+	m->nnode++;
+	affine.op = OP_AFFINE;
+	affine.in[0] = 0, affine.nin = 1;
+	snprintf(affine.name, sizeof affine.name, "normalise");
+	affine.scale = copy_floats(scale, affine.c);
+	affine.shift = copy_floats(shift, affine.c);
+	m->node[1] = affine;
+	for (int i = 2; i < m->nnode; i++)
+		for (int j = 0; j < m->node[i].nin; j++)
+			m->node[i].in[j]++; /* what read the image reads the affine now */
+	for (int i = 0; i < m->nparam; i++)
+		m->param[i].node++;
+	return m;
+}
+
 struct weights
 weights_new(const struct net *n)
 {

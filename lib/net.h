@@ -90,6 +90,10 @@ struct net *net_copy(const struct net *n);
  * resnet18-small. NULL and err (with the list of names) otherwise. */
 struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN]);
 
+/* A copy whose images pass y = x*scale + shift per channel first (a network that was trained with another
+ * normalisation); its parameters are those of n. */
+struct net *net_with_affine(const struct net *n, const float *scale, const float *shift);
+
 /* PyTorch's default initialisation of that architecture (ResNet: torchvision's), from seed; running stats 0 and 1. */
 void net_init(const struct net *n, struct weights *w, uint32_t seed);
 struct weights weights_new(const struct net *n);
