@@ -1,0 +1,604 @@
+/* tsinfo(1): what a tensor stream or a pool is, in words or as JSON */
+#include <ctype.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../formats/checkpoint.h"
+
+static const char help[] =
+	"usage: tsinfo [-l] [-v] [--history | --json] [-o FILE] [FILE...]\n"
+	"  -l          list a checkpoint's network, layer by layer\n"
+	"  -v          name every class\n"
+	"  --history   only the pipeline that made it\n"
+	"  --json      one JSON object a stream\n"
+	"  -o FILE     output file\n"
+	"  -h, -V      help, version\n";
+
+struct field { /* a tensor or other value, over all frames */
+	char *name, *what;  /* "f32 (100,3,32,32)", of the first frame */
+	int64_t frames;
+	bool varies;
+};
+
+struct info {
+	const char *name, *member; /* member of a pool, or NULL */
+	const struct val *header;
+	const struct net *net;     /* of a checkpoint, or NULL */
+	int64_t frames, images;
+	struct field *field;
+	int nfield;
+};
+
+struct job {
+	bool list, verbose, history, json;
+	FILE *out;
+};
+
+/* What a stream says of itself may hold anything; a terminal gets no control characters of it. */
+static void put_text(FILE *out, const char *s)
+{
+	for (; *s; s++)
+		putc((unsigned char)*s < 0x20 || *s == 0x7f ? '?' : *s, out);
+}
+
+static void put_word(FILE *out, const char *s)
+{
+	bool plain = *s;
+	const char *p;
+
+	for (p = s; *p; p++)
+		plain = plain && (isalnum((unsigned char)*p) || strchr("._-+:/,@%=", *p) || *p & 0x80);
+	if (plain) {
+		put_text(out, s);
+		return;
+	}
+	putc('\'', out);
+	for (p = s; *p; p++)
+		if (*p == '\'')
+			fputs("'\\''", out);
+		else
+			putc((unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p, out);
+	putc('\'', out);
+}
+
+/* A number, string or list of them as it would stand in a command; floats as short as they come back. */
+static char *scalar_text(const struct val *v)
+{
+	char *s = NULL, *t;
+	size_t i;
+	int digits;
+
+	switch (v->type) {
+	case V_BOOL:
+		return estrdup(v->b ? "true" : "false");
+	case V_INT:
+		return eprintf_str("%lld", (long long)v->i);
+	case V_UINT:
+		return eprintf_str("%llu", (unsigned long long)v->u);
+	case V_F64:
+		for (digits = 6; digits < 17; digits++) {
+			s = eprintf_str("%.*g", digits, v->f);
+			if (strtod(s, NULL) == v->f || (digits < 9 && (float)strtod(s, NULL) == (float)v->f))
+				return s;
+			free(s);
+		}
+		return eprintf_str("%.17g", v->f);
+	case V_STR:
+		return estrdup(v->s.p);
+	case V_LIST:
+		s = estrdup("");
+		for (i = 0; i < v->list.len; i++) {
+			char *item = scalar_text(v->list.item[i]);
+
+			t = eprintf_str("%s%s%s", s, i ? "," : "", item);
+			free(s);
+			free(item);
+			s = t;
+		}
+		return s;
+	default:
+		return estrdup("...");
+	}
+}
+
+static bool is_file(const struct val *v)
+{
+	return v->type == V_MAP && val_get_str(v, "xxh3");
+}
+
+static void put_argument(FILE *out, const char *key, const struct val *v)
+{
+	char *s;
+
+	if (v->type == V_NIL || (v->type == V_BOOL && !v->b))
+		return;
+	if (v->type == V_LIST && v->list.len && is_file(v->list.item[0])) { /* several files */
+		size_t i;
+
+		for (i = 0; i < v->list.len; i++)
+			put_argument(out, key, v->list.item[i]);
+		return;
+	}
+	fputs(key[0] && key[1] ? " --" : " -", out);
+	put_text(out, key);
+	if (v->type == V_BOOL)
+		return;
+	putc(' ', out);
+	if (is_file(v)) {
+		fprintf(out, "FILE:%.8s", val_get_str(v, "xxh3"));
+		return;
+	}
+	s = scalar_text(v);
+	put_word(out, s);
+	free(s);
+}
+
+static void put_pipeline(FILE *out, const struct val *history)
+{
+	size_t i, j;
+
+	for (i = 0; i < history->list.len; i++) {
+		const struct val *e = history->list.item[i], *args = val_get(e, "args");
+		const char *program = val_get_str(e, "program");
+
+		fputs(i ? " | " : "", out);
+		put_word(out, program ? program : "?");
+		for (j = 0; args && args->type == V_MAP && j < args->map.len; j++)
+			put_argument(out, args->map.key[j], args->map.item[j]);
+	}
+	putc('\n', out);
+}
+
+/* The files that were arguments, each with its own pipeline; once each. */
+static void put_files(FILE *out, const struct val *v, const char *indent, struct val *seen)
+{
+	const struct val *h;
+	size_t i;
+
+	if (v->type == V_LIST)
+		for (i = 0; i < v->list.len; i++)
+			put_files(out, v->list.item[i], indent, seen);
+	if (v->type != V_MAP)
+		return;
+	if (is_file(v) && !val_get(seen, val_get_str(v, "xxh3"))) {
+		val_put(seen, val_get_str(v, "xxh3"), val_nil());
+		fprintf(out, "%sFILE:%.8s = ", indent, val_get_str(v, "xxh3"));
+		h = val_get(v, "history");
+		if (h && h->type == V_LIST && h->list.len)
+			put_pipeline(out, h);
+		else
+			fputs("(no history)\n", out);
+	}
+	for (i = 0; i < v->map.len; i++)
+		put_files(out, v->map.item[i], indent, seen);
+}
+
+static void put_history(FILE *out, const struct val *header, const char *indent)
+{
+	const struct val *h = val_get(header, "history");
+	struct val *seen;
+
+	fputs(indent, out);
+	if (!h || h->type != V_LIST || !h->list.len) {
+		fputs("(no history)\n", out);
+		return;
+	}
+	put_pipeline(out, h);
+	seen = val_map();
+	put_files(out, h, indent, seen);
+	val_free(seen);
+}
+
+static char *tensor_text(const struct tensor *t)
+{
+	char *s = eprintf_str("%s (", dtype_name[t->type] + (*dtype_name[t->type] == '|')), *next;
+	int i;
+
+	for (i = 0; i < t->ndim; i++) {
+		next = eprintf_str("%s%s%lld", s, i ? "," : "", (long long)t->shape[i]);
+		free(s);
+		s = next;
+	}
+	next = eprintf_str("%s)", s);
+	free(s);
+	return next;
+}
+
+static char *value_text(const struct val *v)
+{
+	static const char *const name[] = { [V_NIL] = "nil", [V_BOOL] = "bool", [V_INT] = "int", [V_UINT] = "int",
+		[V_F64] = "float", [V_STR] = "str", [V_BIN] = "bin", [V_MAP] = "map" };
+
+	if (v->type == V_TENSOR)
+		return tensor_text(&v->t);
+	if (v->type == V_LIST)
+		return eprintf_str("list of %zu", v->list.len);
+	return estrdup(name[v->type]);
+}
+
+static void add_field(struct info *in, const char *name, const struct val *v)
+{
+	char *what = value_text(v);
+	int i;
+
+	for (i = 0; i < in->nfield && strcmp(in->field[i].name, name); i++)
+		;
+	if (i == in->nfield) {
+		in->field = erealloc(in->field, in->nfield + 1, sizeof *in->field);
+		in->field[in->nfield++] = (struct field){ estrdup(name), what, 1, false };
+		return;
+	}
+	in->field[i].frames++;
+	in->field[i].varies = in->field[i].varies || strcmp(in->field[i].what, what);
+	free(what);
+}
+
+static void add_frame(struct info *in, const struct val *frame)
+{
+	const struct tensor *labels = val_get_tensor(frame, "labels");
+	size_t i;
+
+	in->frames++;
+	if (labels && labels->ndim == 1)
+		in->images += labels->shape[0];
+	for (i = 0; i < frame->map.len; i++)
+		add_field(in, frame->map.key[i], frame->map.item[i]);
+}
+
+static void put_classes(const struct job *j, const struct val *h)
+{
+	int n = header_nclass(h), shown = j->verbose ? n : MIN(n, 10), i;
+
+	if (!n)
+		return;
+	fprintf(j->out, "\tclasses  %d:", n);
+	for (i = 0; i < shown; i++) {
+		putc(' ', j->out);
+		put_word(j->out, header_class(h, i));
+	}
+	fputs(shown < n ? " ...\n" : "\n", j->out);
+}
+
+static void put_pair(const struct job *j, const struct val *h, const char *key)
+{
+	const struct val *v = val_get(h, key);
+	size_t i;
+	char *s;
+
+	if (!v)
+		return;
+	fprintf(j->out, "\t%-8s ", key);
+	if (v->type == V_MAP) {
+		for (i = 0; i < v->map.len; i++) {
+			s = scalar_text(v->map.item[i]);
+			fputs(i ? ", " : "", j->out);
+			put_text(j->out, v->map.key[i]);
+			putc(' ', j->out);
+			put_text(j->out, s);
+			free(s);
+		}
+	} else {
+		s = scalar_text(v);
+		put_text(j->out, s);
+		free(s);
+	}
+	putc('\n', j->out);
+}
+
+static int64_t node_params(const struct net *n, const struct node *v)
+{
+	int64_t count = 0;
+
+	if (v->param[P_WEIGHT] >= 0)
+		count += n->param[v->param[P_WEIGHT]].count;
+	if (v->param[P_BIAS] >= 0)
+		count += n->param[v->param[P_BIAS]].count;
+	return count;
+}
+
+/* As net_macs counts: multiply-adds of convolutions and linears. */
+static int64_t node_macs(const struct net *n, const struct node *v)
+{
+	if (v->op != OP_CONV && v->op != OP_LINEAR)
+		return 0;
+	return n->param[v->param[P_WEIGHT]].count * v->h * v->w;
+}
+
+static void put_layers(const struct job *j, const struct net *n)
+{
+	char shape[64];
+	int i;
+
+	fprintf(j->out, "\t%-28s %-8s %-16s %12s %16s\n", "layer", "op", "output", "params", "MACs");
+	for (i = 0; i < n->nnode; i++) {
+		const struct node *v = &n->node[i];
+
+		snprintf(shape, sizeof shape, "%dx%dx%d", v->c, v->h, v->w);
+		putc('\t', j->out);
+		put_text(j->out, v->name);
+		fprintf(j->out, "%*s %-8s %-16s %12lld %16lld\n", (int)MAX(0, 28 - (int)strlen(v->name)), "", op_name[v->op],
+			shape, (long long)node_params(n, v), (long long)node_macs(n, v));
+	}
+}
+
+static void put_info(const struct job *j, const struct info *in)
+{
+	int i;
+
+	put_text(j->out, in->name);
+	if (in->member) {
+		putc(' ', j->out);
+		put_text(j->out, in->member);
+	}
+	fputs(": ", j->out);
+	put_text(j->out, header_kind(in->header));
+	if (!in->net)
+		fprintf(j->out, ", %lld frames", (long long)in->frames);
+	if (in->images)
+		fprintf(j->out, ", %lld images", (long long)in->images);
+	putc('\n', j->out);
+	if (in->net) {
+		fputs("\tnet      ", j->out);
+		put_text(j->out, in->net->arch);
+		fprintf(j->out, ", %dx%dx%d -> %d, %lld parameters, %.4g GMACs\n", in->net->chw[0], in->net->chw[1],
+			in->net->chw[2], in->net->nclass, (long long)net_params(in->net), net_macs(in->net) / 1e9);
+	}
+	put_pair(j, in->header, "shape");
+	put_pair(j, in->header, "mean");
+	put_pair(j, in->header, "std");
+	put_classes(j, in->header);
+	put_pair(j, in->header, "train");
+	put_pair(j, in->header, "recipes");
+	for (i = 0; i < in->nfield; i++) {
+		const struct field *f = &in->field[i];
+
+		fputs("\tframe    ", j->out);
+		put_text(j->out, f->name);
+		fprintf(j->out, "  %s%s", f->varies ? "e.g. " : "", f->what);
+		if (f->frames != in->frames)
+			fprintf(j->out, ", in %lld frames", (long long)f->frames);
+		putc('\n', j->out);
+	}
+	put_history(j->out, in->header, "\thistory  ");
+	if (in->net && j->list)
+		put_layers(j, in->net);
+}
+
+/* Strings that are no UTF-8 have no place in JSON. */
+static json_t *json_text(const char *s)
+{
+	json_t *t = json_string(s);
+	char *copy, *p;
+
+	if (t)
+		return t;
+	copy = estrdup(s);
+	for (p = copy; *p; p++)
+		if (*p & 0x80)
+			*p = '?';
+	t = json_string(copy);
+	free(copy);
+	return t;
+}
+
+static json_t *to_json(const struct val *v)
+{
+	json_t *t;
+	size_t i;
+
+	switch (v->type) {
+	case V_BOOL:
+		return json_boolean(v->b);
+	case V_INT:
+		return json_integer(v->i);
+	case V_UINT:
+		return json_real(v->u);
+	case V_F64: /* infinities and NaN: null */
+		return (t = json_real(v->f)) ? t : json_null();
+	case V_STR:
+		return json_text(v->s.p);
+	case V_LIST:
+		t = json_array();
+		for (i = 0; i < v->list.len; i++)
+			json_array_append_new(t, to_json(v->list.item[i]));
+		return t;
+	case V_MAP:
+		t = json_object();
+		for (i = 0; i < v->map.len; i++)
+			json_object_set_new(t, v->map.key[i], to_json(v->map.item[i]));
+		return t;
+	default:
+		return json_null();
+	}
+}
+
+static json_t *net_json(const struct job *j, const struct net *n)
+{
+	json_t *t = json_object(), *layers = json_array(), *layer;
+	int i;
+
+	json_object_set_new(t, "arch", json_text(n->arch));
+	json_object_set_new(t, "input", json_pack("[iii]", n->chw[0], n->chw[1], n->chw[2]));
+	json_object_set_new(t, "classes", json_integer(n->nclass));
+	json_object_set_new(t, "parameters", json_integer(net_params(n)));
+	json_object_set_new(t, "macs", json_integer(net_macs(n)));
+	for (i = 0; i < n->nnode && j->list; i++) {
+		const struct node *v = &n->node[i];
+
+		layer = json_pack("{s:s s:[iii] s:I s:I}", "op", op_name[v->op], "output", v->c, v->h, v->w,
+			"parameters", (json_int_t)node_params(n, v), "macs", (json_int_t)node_macs(n, v));
+		json_object_set_new(layer, "name", json_text(v->name));
+		json_array_append_new(layers, layer);
+	}
+	if (j->list)
+		json_object_set_new(t, "layers", layers);
+	else
+		json_decref(layers);
+	return t;
+}
+
+static void put_json(const struct job *j, const struct info *in)
+{
+	json_t *t = json_object(), *fields = json_array(), *f;
+	struct val *header = val_copy(in->header);
+	int i;
+
+	val_drop(header, "net");
+	json_object_set_new(t, "file", json_text(in->name));
+	if (in->member)
+		json_object_set_new(t, "member", json_text(in->member));
+	json_object_set_new(t, "frames", json_integer(in->frames));
+	if (in->images)
+		json_object_set_new(t, "images", json_integer(in->images));
+	json_object_set_new(t, "header", to_json(header));
+	for (i = 0; i < in->nfield; i++) {
+		f = json_pack("{s:I s:b}", "frames", (json_int_t)in->field[i].frames, "varies", in->field[i].varies);
+		json_object_set_new(f, "name", json_text(in->field[i].name));
+		json_object_set_new(f, "type", json_text(in->field[i].what));
+		json_array_append_new(fields, f);
+	}
+	json_object_set_new(t, "fields", fields);
+	if (in->net)
+		json_object_set_new(t, "net", net_json(j, in->net));
+	/* A write error shows when standard output is flushed. */
+	json_dumpf(t, j->out, JSON_COMPACT);
+	putc('\n', j->out);
+	json_decref(t);
+	val_free(header);
+}
+
+static void show(const struct job *j, const struct info *in)
+{
+	if (j->json)
+		put_json(j, in);
+	else if (j->history)
+		put_history(j->out, in->header, "");
+	else
+		put_info(j, in);
+}
+
+static void one_checkpoint(const struct job *j, const char *name, struct checkpoint *c)
+{
+	struct info in = { .name = name, .member = c->member, .header = c->header, .net = c->net, .frames = c->net->nparam };
+
+	show(j, &in);
+	checkpoint_free(c);
+}
+
+static void one_pool(const struct job *j, const char *path)
+{
+	struct pool_reader p;
+	struct checkpoint c;
+	int rc;
+
+	if (pool_open(&p, path) < 0)
+		die("%s", p.err);
+	while ((rc = pool_next(&p, &c)) > 0)
+		one_checkpoint(j, p.name, &c);
+	if (rc < 0)
+		die("%s", p.err);
+	pool_close(&p);
+}
+
+static void one_stream(const struct job *j, FILE *fp, const char *name)
+{
+	struct info in = { .name = name };
+	struct checkpoint c;
+	struct ts_reader r;
+	struct val *frame;
+	int rc;
+
+	if (ts_open_file(&r, fp, name, NULL) < 0)
+		die("%s", r.err);
+	if (!strcmp(header_kind(r.header), "checkpoint")) {
+		if (checkpoint_read(&r, &c) < 0)
+			die("%s", r.err);
+		one_checkpoint(j, name, &c);
+		ts_close(&r);
+		return;
+	}
+	while ((rc = ts_next(&r, &frame)) > 0) {
+		add_frame(&in, frame);
+		val_free(frame);
+	}
+	if (rc < 0)
+		die("%s", r.err);
+	in.header = r.header;
+	show(j, &in);
+	while (in.nfield) {
+		free(in.field[--in.nfield].name);
+		free(in.field[in.nfield].what);
+	}
+	free(in.field);
+	ts_close(&r);
+}
+
+static void one_file(const struct job *j, const char *path)
+{
+	bool std = !strcmp(path, "-");
+	FILE *fp = std ? stdin : fopen(path, "rbe");
+	int c;
+
+	if (!fp)
+		die("%s:", path);
+	c = getc(fp);
+	ungetc(c, fp);
+	if (c == EOF || c & 0x80) {
+		one_stream(j, fp, std ? "<stdin>" : path);
+	} else {
+		one_pool(j, path); /* from standard input: with the byte put back */
+	}
+	if (!std)
+		fclose(fp);
+}
+
+static void parse(struct job *j, const char **out, int argc, char **argv)
+{
+	enum { HISTORY = 256, JSON };
+	static const struct option longs[] = {
+		{ "history", 0, NULL, HISTORY }, { "json", 0, NULL, JSON }, { "help", 0, NULL, 'h' },
+		{ "version", 0, NULL, 'V' }, { 0 }
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "lvo:hV", longs, NULL)) != -1)
+		switch (c) {
+		case HISTORY: j->history = true; break;
+		case JSON: j->json = true; break;
+		case 'l': j->list = true; break;
+		case 'v': j->verbose = true; break;
+		case 'o': *out = optarg; break;
+		case 'h': fputs(help, stdout); eflush(); exit(0);
+		case 'V': puts("tsinfo " TEDDY_VERSION); eflush(); exit(0);
+		default: exit(2); /* getopt has said why */
+		}
+	if (j->history && j->json)
+		usage("--history or --json, not both");
+}
+
+int main(int argc, char **argv)
+{
+	struct job j = { .out = stdout };
+	struct outfile o = { .fp = NULL };
+	const char *out = NULL;
+	char err[ERRLEN];
+
+	progname = "tsinfo";
+	parse(&j, &out, argc, argv);
+	if (out && strcmp(out, "-")) {
+		if (out_open(&o, out, err) < 0)
+			die("%s", err);
+		j.out = o.fp;
+	}
+	if (optind == argc)
+		one_file(&j, "-");
+	for (; optind < argc; optind++)
+		one_file(&j, argv[optind]);
+	if (o.fp && out_finish(&o, err) < 0)
+		die("%s", err);
+	eflush();
+	return 0;
+}
