@@ -330,8 +330,8 @@ static int find_name(struct names *l, const char *name, int len)
 	return -1;
 }
 
-/* Label of each class folder (sorted): its own place, or that of the line of classes.txt that made it, when file and
- * folders say the same. *listed tells which. */
+/* Label of each class folder (sorted): its own place or that of the line of classes.txt that made it, when every
+ * folder has a line there. *listed tells which. */
 static int *label_order(struct source_impl *m, bool *listed)
 {
 	int *to = emalloc((m->folders.n + 1) * sizeof *to), used = 0;
@@ -348,7 +348,7 @@ static int *label_order(struct source_impl *m, bool *listed)
 		}
 		free(f);
 	}
-	*listed = used && used == m->folders.n && used == m->listed.n;
+	*listed = used && used == m->folders.n;
 	for (int i = 0; i < m->folders.n && !*listed; i++)
 		to[i] = i;
 	return to;
