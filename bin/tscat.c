@@ -57,7 +57,8 @@ static void check_header(struct job *j, const struct input *in)
 	longer = a->map.len > b->map.len ? a : b;
 	for (i = 0; i < longer->map.len; i++)
 		if (!val_equal(val_get(a, longer->map.key[i]), val_get(b, longer->map.key[i])))
-			die("%s: its header differs from that of %s in '%s'", in->r.name, j->in[0].path, longer->map.key[i]);
+			die("%s: its header differs from that of %s in '%s'", in->r.name, j->in[0].path,
+				longer->map.key[i]);
 	die("%s: its header differs from that of %s in the order of its keys", in->r.name, j->in[0].path);
 }
 

@@ -159,7 +159,8 @@ static int64_t cut_frame(struct job *j, struct val *frame, int64_t at)
 	for (i = 0; i < n; i++) {
 		label = ((int64_t *)labels->data)[i];
 		if (label < 0 || label >= nclass)
-			die("%s: frame %lld: label %lld, with %d classes", j->r.name, (long long)at, (long long)label, nclass);
+			die("%s: frame %lld: label %lld, with %d classes", j->r.name, (long long)at,
+				(long long)label, nclass);
 		if ((!j->class || j->class[label]) && in_ranges(&j->indices, j->seen + i))
 			keep[m++] = i;
 	}

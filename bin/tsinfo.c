@@ -1,5 +1,4 @@
 /* tsinfo(1): what a tensor stream or a pool is, in words or as JSON */
-#include <ctype.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -7,6 +6,7 @@
 #include <string.h>
 
 #include "../formats/checkpoint.h"
+#include "../formats/show.h"
 
 static const char help[] =
 	"usage: tsinfo [-l] [-v] [--history | --json] [-o FILE] [FILE...]\n"
@@ -36,161 +36,6 @@ struct job {
 	bool list, verbose, history, json;
 	FILE *out;
 };
-
-/* What a stream says of itself may hold anything; a terminal gets no control characters of it. */
-static void put_text(FILE *out, const char *s)
-{
-	for (; *s; s++)
-		putc((unsigned char)*s < 0x20 || *s == 0x7f ? '?' : *s, out);
-}
-
-static void put_word(FILE *out, const char *s)
-{
-	bool plain = *s;
-	const char *p;
-
-	for (p = s; *p; p++)
-		plain = plain && (isalnum((unsigned char)*p) || strchr("._-+:/,@%=", *p) || *p & 0x80);
-	if (plain) {
-		put_text(out, s);
-		return;
-	}
-	putc('\'', out);
-	for (p = s; *p; p++)
-		if (*p == '\'')
-			fputs("'\\''", out);
-		else
-			putc((unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p, out);
-	putc('\'', out);
-}
-
-/* A number, string or list of them as it would stand in a command; floats as short as they come back. */
-static char *scalar_text(const struct val *v)
-{
-	char *s = NULL, *t;
-	size_t i;
-	int digits;
-
-	switch (v->type) {
-	case V_BOOL:
-		return estrdup(v->b ? "true" : "false");
-	case V_INT:
-		return eprintf_str("%lld", (long long)v->i);
-	case V_UINT:
-		return eprintf_str("%llu", (unsigned long long)v->u);
-	case V_F64:
-		for (digits = 6; digits < 17; digits++) {
-			s = eprintf_str("%.*g", digits, v->f);
-			if (strtod(s, NULL) == v->f || (digits < 9 && (float)strtod(s, NULL) == (float)v->f))
-				return s;
-			free(s);
-		}
-		return eprintf_str("%.17g", v->f);
-	case V_STR:
-		return estrdup(v->s.p);
-	case V_LIST:
-		s = estrdup("");
-		for (i = 0; i < v->list.len; i++) {
-			char *item = scalar_text(v->list.item[i]);
-
-			t = eprintf_str("%s%s%s", s, i ? "," : "", item);
-			free(s);
-			free(item);
-			s = t;
-		}
-		return s;
-	default:
-		return estrdup("...");
-	}
-}
-
-static bool is_file(const struct val *v)
-{
-	return v->type == V_MAP && val_get_str(v, "xxh3");
-}
-
-static void put_argument(FILE *out, const char *key, const struct val *v)
-{
-	char *s;
-
-	if (v->type == V_NIL || (v->type == V_BOOL && !v->b))
-		return;
-	if (v->type == V_LIST && v->list.len && is_file(v->list.item[0])) { /* several files */
-		size_t i;
-
-		for (i = 0; i < v->list.len; i++)
-			put_argument(out, key, v->list.item[i]);
-		return;
-	}
-	fputs(key[0] && key[1] ? " --" : " -", out);
-	put_text(out, key);
-	if (v->type == V_BOOL)
-		return;
-	putc(' ', out);
-	if (is_file(v)) {
-		fprintf(out, "FILE:%.8s", val_get_str(v, "xxh3"));
-		return;
-	}
-	s = scalar_text(v);
-	put_word(out, s);
-	free(s);
-}
-
-static void put_pipeline(FILE *out, const struct val *history)
-{
-	size_t i, j;
-
-	for (i = 0; i < history->list.len; i++) {
-		const struct val *e = history->list.item[i], *args = val_get(e, "args");
-		const char *program = val_get_str(e, "program");
-
-		fputs(i ? " | " : "", out);
-		put_word(out, program ? program : "?");
-		for (j = 0; args && args->type == V_MAP && j < args->map.len; j++)
-			put_argument(out, args->map.key[j], args->map.item[j]);
-	}
-	putc('\n', out);
-}
-
-/* The files that were arguments, each with its own pipeline; once each. */
-static void put_files(FILE *out, const struct val *v, const char *indent, struct val *seen)
-{
-	const struct val *h;
-	size_t i;
-
-	if (v->type == V_LIST)
-		for (i = 0; i < v->list.len; i++)
-			put_files(out, v->list.item[i], indent, seen);
-	if (v->type != V_MAP)
-		return;
-	if (is_file(v) && !val_get(seen, val_get_str(v, "xxh3"))) {
-		val_put(seen, val_get_str(v, "xxh3"), val_nil());
-		fprintf(out, "%sFILE:%.8s = ", indent, val_get_str(v, "xxh3"));
-		h = val_get(v, "history");
-		if (h && h->type == V_LIST && h->list.len)
-			put_pipeline(out, h);
-		else
-			fputs("(no history)\n", out);
-	}
-	for (i = 0; i < v->map.len; i++)
-		put_files(out, v->map.item[i], indent, seen);
-}
-
-static void put_history(FILE *out, const struct val *header, const char *indent)
-{
-	const struct val *h = val_get(header, "history");
-	struct val *seen;
-
-	fputs(indent, out);
-	if (!h || h->type != V_LIST || !h->list.len) {
-		fputs("(no history)\n", out);
-		return;
-	}
-	put_pipeline(out, h);
-	seen = val_map();
-	put_files(out, h, indent, seen);
-	val_free(seen);
-}
 
 static char *tensor_text(const struct tensor *t)
 {
@@ -310,17 +155,18 @@ static int64_t node_macs(const struct net *n, const struct node *v)
 static void put_layers(const struct job *j, const struct net *n)
 {
 	char shape[64];
-	int i;
+	int i, pad;
 
 	fprintf(j->out, "\t%-28s %-8s %-16s %12s %16s\n", "layer", "op", "output", "params", "MACs");
 	for (i = 0; i < n->nnode; i++) {
 		const struct node *v = &n->node[i];
 
 		snprintf(shape, sizeof shape, "%dx%dx%d", v->c, v->h, v->w);
+		pad = 28 - (int)strlen(v->name);
 		putc('\t', j->out);
 		put_text(j->out, v->name);
-		fprintf(j->out, "%*s %-8s %-16s %12lld %16lld\n", (int)MAX(0, 28 - (int)strlen(v->name)), "", op_name[v->op],
-			shape, (long long)node_params(n, v), (long long)node_macs(n, v));
+		fprintf(j->out, "%*s %-8s %-16s %12lld %16lld\n", MAX(pad, 0), "", op_name[v->op], shape,
+			(long long)node_params(n, v), (long long)node_macs(n, v));
 	}
 }
 
@@ -482,8 +328,9 @@ static void show(const struct job *j, const struct info *in)
 
 static void one_checkpoint(const struct job *j, const char *name, struct checkpoint *c)
 {
-	struct info in = { .name = name, .member = c->member, .header = c->header, .net = c->net, .frames = c->net->nparam };
+	struct info in = { .name = name, .member = c->member, .header = c->header, .net = c->net };
 
+	in.frames = c->net->nparam;
 	show(j, &in);
 	checkpoint_free(c);
 }

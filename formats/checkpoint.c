@@ -79,7 +79,8 @@ static int get_int(const struct val *m, const char *key, int64_t lo, int64_t hi,
 	int64_t v = val_get_int(m, key, lo - 1);
 
 	if (v < lo || v > hi)
-		return fail(err, "net: node %s: no %s in %lld..%lld", val_get_str(m, "name"), key, (long long)lo, (long long)hi);
+		return fail(err, "net: node %s: no %s in %lld..%lld", val_get_str(m, "name"), key, (long long)lo,
+			(long long)hi);
 	*out = v;
 	return 0;
 }
@@ -183,8 +184,8 @@ struct net *net_from_val(const struct val *v, char err[ERRLEN])
 	int chw[3];
 	size_t i;
 
-	if (!arch || strlen(arch) >= sizeof n->arch || nclass < 1 || nclass > 65536 || !nodes || nodes->type != V_LIST ||
-	    !input || input->type != V_LIST || input->list.len != 3) {
+	if (!arch || strlen(arch) >= sizeof n->arch || nclass < 1 || nclass > 65536 || !nodes ||
+	    nodes->type != V_LIST || !input || input->type != V_LIST || input->list.len != 3) {
 		fail(err, "net: no graph with arch, input, classes and nodes");
 		return NULL;
 	}

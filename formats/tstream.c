@@ -46,8 +46,8 @@ static int cut_short(struct ts_reader *r, size_t have)
 	if (!r->header)
 		return fail(r->err, "%s: truncated in its header at byte %llu", r->name, end);
 	if (!have)
-		return fail(r->err, "%s: truncated at byte %llu: ends after %lld frames without a trailer", r->name, end,
-			(long long)r->nframes);
+		return fail(r->err, "%s: truncated at byte %llu: ends after %lld frames without a trailer", r->name,
+			end, (long long)r->nframes);
 	return fail(r->err, "%s: truncated in frame %lld at byte %llu", r->name, (long long)r->nframes, end);
 }
 

@@ -24,7 +24,7 @@ struct val {
 		double f;
 		struct { char *p; size_t len; } s; /* V_STR (NUL-terminated too), V_BIN */
 		struct { struct val **item; size_t len; } list;
-		struct { char **key; struct val **item; size_t len; } map; /* insertion order, keys are strings, unique */
+		struct { char **key; struct val **item; size_t len; } map; /* insertion order, unique strings */
 		struct tensor t;
 	};
 };
@@ -43,8 +43,8 @@ struct val *val_copy(const struct val *v);
 void val_free(struct val *v); /* NULL is fine */
 bool val_equal(const struct val *a, const struct val *b);
 
-void val_push(struct val *list, struct val *item);                     /* takes item over */
-void val_put(struct val *map, const char *key, struct val *item);      /* takes item over; replaces in place or appends */
+void val_push(struct val *list, struct val *item);                /* takes item over */
+void val_put(struct val *map, const char *key, struct val *item); /* takes item over; replaces in place or appends */
 void val_drop(struct val *map, const char *key);
 struct val *val_get(const struct val *map, const char *key);           /* NULL when absent or not a map */
 

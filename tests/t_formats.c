@@ -3,368 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../formats/checkpoint.h"
 #include "../formats/frame.h"
-
-static int ntest, nbad;
-static char dir[] = "/tmp/t_formats.XXXXXX";
-
-static void ok(bool good, const char *name, const char *why)
-{
-	ntest++;
-	nbad += !good;
-	printf("%sok %d - %s%s%s\n", good ? "" : "not ", ntest, name, good ? "" : ": ", good ? "" : why);
-	fflush(stdout);
-}
-
-static const char *in_dir(const char *name)
-{
-	static char path[2][128];
-	static int i;
-
-	i = !i;
-	snprintf(path[i], sizeof path[i], "%s/%s", dir, name);
-	return path[i];
-}
-
-static struct buf load(const char *path)
-{
-	struct buf b = { 0 };
-	FILE *fp = fopen(path, "rb");
-	char block[4096];
-	size_t n;
-
-	if (!fp)
-		die("%s:", path);
-	while ((n = fread(block, 1, sizeof block, fp)) > 0)
-		buf_put(&b, block, n);
-	fclose(fp);
-	return b;
-}
-
-/* A regular file in memory with these bytes, by its path. */
-static const char *as_file(const void *p, size_t n)
-{
-	static char path[64];
-	static int fd = -1;
-
-	if (fd < 0) {
-		if ((fd = memfd_create("t_formats", 0)) < 0)
-			die("memfd:");
-		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	}
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, p, n, 0) != (ssize_t)n)
-		die("memfd:");
-	return path;
-}
-
-static struct val *an_entry(int64_t seed)
-{
-	struct val *args = val_map();
-
-	val_put(args, "seed", val_int(seed));
-	return args;
-}
-
-static struct val *a_header(const char *kind)
-{
-	static const char *const classes[] = { "bag", "boot" };
-	struct norm n = { 1, { 0.25f }, { 0.3f } };
-	struct val *h = header_new(kind);
-
-	header_set_classes(h, classes, 2);
-	header_set_norm(h, &n);
-	header_set_shape(h, (int[]){ 1, 4, 4 });
-	history_add(h, "load-images", an_entry(1));
-	return h;
-}
-
-static struct val *a_frame(int unit)
-{
-	struct tensor t = tensor_new(DT_U8, 4, (int64_t[]){ 2, 1, 4, 4 });
-	struct tensor l = tensor_new(DT_I64, 1, (int64_t[]){ 2 });
-	struct val *f = val_map();
-	int i;
-
-	for (i = 0; i < 32; i++)
-		((uint8_t *)t.data)[i] = 7 * i + unit;
-	((int64_t *)l.data)[1] = 1;
-	val_put(f, "images.u8", val_tensor(t));
-	val_put(f, "labels", val_tensor(l));
-	val_put(f, "unit", val_int(unit));
-	return f;
-}
-
-static struct buf a_stream(const char *kind, int nframes)
-{
-	struct val *h = a_header(kind), *f;
-	struct ts_writer w;
-	struct buf b = { 0 };
-	int i;
-
-	if (ts_create_mem(&w, &b, h) < 0)
-		die("%s", w.err);
-	for (i = 0; i < nframes; i++) {
-		f = a_frame(i);
-		if (ts_put(&w, f) < 0)
-			die("%s", w.err);
-		val_free(f);
-	}
-	if (ts_finish(&w) < 0)
-		die("%s", w.err);
-	val_free(h);
-	return b;
-}
-
-static struct net *a_net(void)
-{
-	char err[ERRLEN];
-	struct net *n = net_new("tiny", (int[]){ 1, 4, 4 });
-	float scale[1] = { 0.5f }, shift[1] = { 0.1f };
-	struct node v[] = {
-		{ .op = OP_INPUT, .name = "x", .groups = 1 },
-		{ .op = OP_AFFINE, .name = "norm", .in = { 0 }, .nin = 1, .groups = 1, .scale = scale, .shift = shift },
-		{ .op = OP_CONV, .name = "conv", .in = { 1 }, .nin = 1, .k = 3, .stride = 1, .pad = 1, .groups = 1, .has_bias = 1 },
-		{ .op = OP_BN, .name = "bn", .in = { 2 }, .nin = 1, .groups = 1, .eps = 1e-5f },
-		{ .op = OP_RELU, .name = "relu", .in = { 3 }, .nin = 1, .groups = 1 },
-		{ .op = OP_ADD, .name = "add", .in = { 2, 4 }, .nin = 2, .groups = 1 },
-		{ .op = OP_AVGPOOL, .name = "pool", .in = { 5 }, .nin = 1, .k = 2, .stride = 2, .groups = 1 },
-		{ .op = OP_FLATTEN, .name = "flatten", .in = { 6 }, .nin = 1, .groups = 1 },
-		{ .op = OP_LINEAR, .name = "fc", .in = { 7 }, .nin = 1, .groups = 1, .has_bias = 1 },
-	};
-	size_t i;
-
-	for (i = 0; i < LEN(v); i++)
-		if (net_add(n, &v[i], v[i].op == OP_LINEAR ? 2 : 3, err) < 0)
-			die("%s", err);
-	if (net_finish(n, 2, err) < 0)
-		die("%s", err);
-	return n;
-}
-
-static struct buf a_checkpoint(uint32_t seed)
-{
-	struct val *h = a_header("checkpoint");
-	struct net *n = a_net();
-	struct weights w = weights_new(n);
-	struct buf b = { 0 };
-	char err[ERRLEN];
-
-	net_init(n, &w, seed);
-	if (checkpoint_write_mem(&b, h, n, &w, err) < 0)
-		die("%s", err);
-	weights_free(&w);
-	net_free(n);
-	val_free(h);
-	return b;
-}
-
-static struct buf a_pool(int members)
-{
-	const char *path = in_dir("pool");
-	struct pool_writer p;
-	struct buf c, b;
-	char name[32];
-	int i;
-
-	if (pool_create(&p, path) < 0)
-		die("%s", p.err);
-	for (i = 0; i < members; i++) {
-		c = a_checkpoint(i);
-		snprintf(name, sizeof name, "1/%02d.ts", i);
-		if (pool_add(&p, name, c.p, c.len) < 0)
-			die("%s", p.err);
-		buf_free(&c);
-	}
-	if (pool_finish(&p) < 0)
-		die("%s", p.err);
-	b = load(path);
-	return b;
-}
-
-/* Readers of all three: 0 when accepted, -1 and err. digest: what was read, to be compared where it was accepted. */
-typedef int reader(const void *p, size_t n, char err[ERRLEN], struct buf *digest);
-
-static int read_images(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
-{
-	struct ts_reader r;
-	struct val *f;
-	int rc;
-
-	if (ts_open_mem(&r, p, n, "mem", "images") < 0)
-		return fail(err, "%s", r.err);
-	while ((rc = ts_next(&r, &f)) > 0) {
-		if (digest)
-			val_pack(digest, f);
-		val_free(f);
-	}
-	ts_close(&r);
-	return rc < 0 ? fail(err, "%s", r.err) : 0;
-}
-
-static int read_file(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
-{
-	FILE *fp = n ? fmemopen((void *)p, n, "rb") : fopen("/dev/null", "rb");
-	struct ts_reader r;
-	struct val *f;
-	int rc = ts_open_file(&r, fp, "file", "images");
-
-	if (!rc) {
-		while ((rc = ts_next(&r, &f)) > 0) {
-			if (digest)
-				val_pack(digest, f);
-			val_free(f);
-		}
-		ts_close(&r);
-	}
-	fclose(fp);
-	return rc < 0 ? fail(err, "%s", r.err) : 0;
-}
-
-static int read_seeking(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
-{
-	const char *path = as_file(p, n);
-	struct ts_reader r;
-	struct val *f;
-	int64_t i;
-	int rc = 0;
-
-	if (ts_open_seek(&r, path, "images") < 0)
-		return fail(err, "%s", r.err);
-	for (i = ts_count(&r) - 1; i >= 0 && !rc; i--)
-		if (!(rc = ts_read_at(&r, i, &f))) {
-			if (digest)
-				val_pack(digest, f);
-			val_free(f);
-		}
-	ts_close(&r);
-	return rc < 0 ? fail(err, "%s", r.err) : 0;
-}
-
-static void pack_checkpoint(struct buf *b, const struct checkpoint *c)
-{
-	struct val *v = net_to_val(c->net);
-
-	val_pack(b, c->header);
-	val_pack(b, v);
-	val_free(v);
-	buf_put(b, c->w.theta, c->net->ntheta * sizeof(float));
-	buf_put(b, c->w.buffer, c->net->nbuffer * sizeof(float));
-}
-
-static int read_checkpoint(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
-{
-	struct checkpoint c;
-	struct ts_reader r;
-	int rc;
-
-	if (ts_open_mem(&r, p, n, "mem", "checkpoint") < 0)
-		return fail(err, "%s", r.err);
-	if (!(rc = checkpoint_read(&r, &c))) {
-		if (digest)
-			pack_checkpoint(digest, &c);
-		checkpoint_free(&c);
-	}
-	ts_close(&r);
-	return rc < 0 ? fail(err, "%s", r.err) : 0;
-}
-
-static int read_pool(const void *p, size_t n, char err[ERRLEN], struct buf *digest)
-{
-	const char *path = as_file(p, n);
-	struct checkpoint *all;
-	int count, i;
-
-	if (!(all = pool_read_all(path, &count, err)))
-		return -1;
-	for (i = 0; i < count; i++) {
-		if (digest && all[i].member)
-			buf_put(digest, all[i].member, strlen(all[i].member));
-		if (digest)
-			pack_checkpoint(digest, &all[i]);
-		checkpoint_free(&all[i]);
-	}
-	free(all);
-	return 0;
-}
-
-/* Feeds every truncation and `flips` random flips. In a tar some bytes mean nothing (padding, times): there a changed
- * file may pass when what it holds is the same (slack). */
-static void torture(const char *what, reader *read, struct buf b, int flips, bool slack)
-{
-	char err[ERRLEN], name[64], why[128] = "";
-	struct buf want = { 0 }, got = { 0 };
-	uint32_t s = 12345;
-	uint8_t *copy;
-	size_t n, at;
-	int i, j, bits, bad = 0, silent = 0;
-
-	if (read(b.p, b.len, err, &want) < 0) {
-		snprintf(name, sizeof name, "%s: intact", what);
-		ok(false, name, err);
-		return;
-	}
-	for (n = 0; n < b.len; n++) {
-		copy = emalloc(n); /* of its own, so that reading past its end is seen */
-		memcpy(copy, b.p, n);
-		*err = '\0';
-		got.len = 0;
-		if (!read(copy, n, err, &got)) {
-			if (!slack || got.len != want.len || memcmp(got.p, want.p, got.len)) {
-				bad++;
-				snprintf(why, sizeof why, "the first %zu of %zu bytes pass", n, b.len);
-			}
-		} else {
-			silent += !*err;
-		}
-		free(copy);
-	}
-	snprintf(name, sizeof name, "%s: every truncation of %zu bytes is refused", what, b.len);
-	ok(!bad && !silent, name, bad ? why : "without a message");
-	for (i = 0, bad = silent = 0; i < flips; i++) {
-		copy = emalloc(b.len);
-		memcpy(copy, b.p, b.len);
-		s = s * 1664525 + 1013904223;
-		bits = s >> 30 ? 1 : 1 + (s >> 20 & 15);
-		for (j = 0; j < bits; j++) {
-			s = s * 1664525 + 1013904223;
-			at = (uint64_t)s * (8 * b.len) >> 32;
-			copy[at / 8] ^= 1 << at % 8;
-		}
-		*err = '\0';
-		got.len = 0;
-		if (!read(copy, b.len, err, &got)) {
-			if (memcmp(copy, b.p, b.len) &&
-			    (!slack || got.len != want.len || memcmp(got.p, want.p, got.len))) {
-				bad++;
-				snprintf(why, sizeof why, "flip %d (%d bits, the last at byte %zu) passes", i, bits, at / 8);
-			}
-		} else {
-			silent += !*err;
-		}
-		free(copy);
-	}
-	snprintf(name, sizeof name, "%s: %d random flips are refused", what, flips);
-	ok(!bad && !silent, name, bad ? why : "without a message");
-	buf_free(&want);
-	buf_free(&got);
-}
-
-static void refused(const char *name, reader *read, const void *p, size_t n, const char *expect)
-{
-	char err[ERRLEN] = "accepted";
-	void *copy = emalloc(n);
-	int rc;
-
-	memcpy(copy, p, n);
-	rc = read(copy, n, err, NULL);
-	ok(rc < 0 && strstr(err, expect), name, err);
-	free(copy);
-}
+#include "t_formats.h"
 
 static void test_values(void)
 {
@@ -396,7 +39,8 @@ static void test_values(void)
 	u = val_unpack(b.p, b.len, err);
 	if (u)
 		val_pack(&c, u);
-	ok(u && val_equal(u, v) && c.len == b.len && !memcmp(b.p, c.p, b.len), "values survive the way out and in", err);
+	ok(u && val_equal(u, v) && c.len == b.len && !memcmp(b.p, c.p, b.len), "values survive the way out and in",
+		err);
 	val_free(u);
 	u = val_copy(v);
 	ok(val_equal(u, v), "a copy is equal", "");
@@ -428,18 +72,20 @@ static void refuse_value(const char *name, const char *bytes, size_t n, const ch
 
 static void test_bad_values(void)
 {
+	static const char good[] = TENSOR("<f4", "\x91\x01", "\xc4\x04\0\0\0\0");
 	char deep[66];
 	struct val *v;
 	char err[ERRLEN];
 
-	v = val_unpack(TENSOR("<f4", "\x91\x01", "\xc4\x04\0\0\0\0"), sizeof TENSOR("<f4", "\x91\x01", "\xc4\x04\0\0\0\0") - 1, err);
+	v = val_unpack(good, sizeof good - 1, err);
 	ok(v && v->type == V_TENSOR, "an array as msgpack-numpy writes it", err);
 	val_free(v);
 	REFUSE("an unknown type", TENSOR(">f4", "\x91\x01", "\xc4\x04\0\0\0\0"), "unknown type '>f4'");
 	REFUSE("a shape that is not the data's", TENSOR("<f4", "\x91\x02", "\xc4\x04\0\0\0\0"), "8 bytes by its shape");
 	REFUSE("a shape whose product overflows", TENSOR("<f4", "\x92\xcf\x40\0\0\0\0\0\0\0\xcf\x40\0\0\0\0\0\0\0",
 		"\xc4\x00"), "overflows");
-	REFUSE("the same beside a zero", TENSOR("<f4", "\x93\0\xcf\x40\0\0\0\0\0\0\0\xcf\x40\0\0\0\0\0\0\0", "\xc4\x00"),
+	REFUSE("the same beside a zero", TENSOR("<f4", "\x93\0\xcf\x40\0\0\0\0\0\0\0\xcf\x40\0\0\0\0\0\0\0",
+		"\xc4\x00"),
 		"overflows");
 	REFUSE("bytes that overflow", TENSOR("<f8", "\x91\xcf\x20\0\0\0\0\0\0\0", "\xc4\x00"), "overflows");
 	REFUSE("a negative size", TENSOR("<f4", "\x91\xff", "\xc4\x00"), "shape");
@@ -508,7 +154,8 @@ static void test_streams(void)
 	torture("images", read_images, b, 6000, false);
 	torture("images from a file", read_file, b, 1000, false);
 	torture("images by seeking", read_seeking, b, 1000, false);
-	refused("a stream of another kind", read_checkpoint, b.p, b.len, "of kind images, where checkpoint is expected");
+	refused("a stream of another kind", read_checkpoint, b.p, b.len,
+		"of kind images, where checkpoint is expected");
 	refused("no stream", read_images, "\x89PNG\r\n\x1a\n", 8, "not a tensor stream");
 	refused("an empty file", read_images, "", 0, "empty");
 
@@ -525,7 +172,7 @@ static void test_streams(void)
 	refused("two streams in a row, a file", read_file, x.p, x.len, "after the trailer");
 	buf_free(&x);
 
-	/* A whole and sealed header, then a frame that claims 4 GiB (the most that msgpack can) or 2^40 bytes of tensor. */
+	/* A whole and sealed header, then a frame that claims 4 GiB, the most that msgpack can. */
 	x = (struct buf){ 0 };
 	buf_put(&x, b.p, msgpack_scan(b.p, b.len, b.len));
 	buf_put(&x, "\x81\xa1" "a\xc6\xff\xff\xff\xff", 8);
@@ -595,7 +242,8 @@ static void test_checkpoints(void)
 	if (ts_open_mem(&r, b.p, b.len, "mem", "checkpoint") < 0 || checkpoint_read(&r, &c) < 0)
 		die("%s", r.err);
 	ts_close(&r);
-	ok(!checkpoint_write_mem(&again, c.header, c.net, &c.w, err) && again.len == b.len && !memcmp(again.p, b.p, b.len),
+	ok(!checkpoint_write_mem(&again, c.header, c.net, &c.w, err) && again.len == b.len && !memcmp(again.p, b.p,
+		b.len),
 		"a checkpoint read and written is the same", err);
 
 	v = net_to_val(c.net);
@@ -692,7 +340,8 @@ static void test_pools(void)
 
 	if (pool_create(&w, in_dir("new")) < 0)
 		die("%s", w.err);
-	ok(pool_add(&w, "1/1.ts", plain.p, plain.len) < 0 && strstr(w.err, "kind images"), "only checkpoints go in", w.err);
+	ok(pool_add(&w, "1/1.ts", plain.p, plain.len) < 0 && strstr(w.err, "kind images"), "only checkpoints go in",
+		w.err);
 	ok(pool_add(&w, "MANIFEST", c.p, c.len) < 0, "no member is called MANIFEST", "");
 	pool_abort(&w);
 	ok(access(in_dir("new"), F_OK) < 0, "an abandoned pool leaves nothing", "");
@@ -722,7 +371,8 @@ static void test_output(void)
 	ts_abort(&w);
 	ok(!stat(path, &st) && st.st_size > 0, "an abandoned one leaves the old", "");
 	ok(ts_create(&w, dir, h) < 0 && strstr(w.err, "directory"), "a folder is no file", w.err);
-	ok(ts_create(&w, in_dir("no/file"), h) < 0 && strstr(w.err, "No such file"), "a folder that is not there", w.err);
+	ok(ts_create(&w, in_dir("no/file"), h) < 0 && strstr(w.err, "No such file"), "a folder that is not there",
+		w.err);
 	if (ts_create(&w, "/dev/full", h) < 0)
 		die("%s", w.err);
 	for (i = 0; i < 1000 && !rc; i++)
@@ -753,7 +403,8 @@ static void test_headers(void)
 	ok(header_map_classes(h, g, map, err) < 0 && strstr(err, "bag"), "an unknown class is named", err);
 	ok(header_norm(g, &b) < 0 && header_shape(g, chw) < 0, "no normalisation, no shape", "");
 	header_set_norm(g, &a);
-	ok(!header_norm(g, &b) && b.channels == 1 && b.mean[0] == a.mean[0] && b.std[0] == a.std[0], "normalisation", "");
+	ok(!header_norm(g, &b) && b.channels == 1 && b.mean[0] == a.mean[0] && b.std[0] == a.std[0],
+		"normalisation", "");
 	norm_affine(&a, &c, &scale, &shift); /* pixel value 0.75 is 1 in a and 1 in c */
 	ok(scale == 0.5f && shift == 0.5f, "from one normalisation to another", "");
 	a.std[0] = 0;
@@ -766,9 +417,11 @@ static void test_headers(void)
 	ok(val_get(h, "history")->list.len == 2, "another one is", "");
 	file = NULL;
 	ok(!history_file(in_dir("pool"), &file, err) && strlen(val_get_str(file, "xxh3")) == 32 &&
-		val_get(file, "history") && val_get(file, "history")->list.len == 1, "a pool's digest and history", err);
+		val_get(file, "history") && val_get(file, "history")->list.len == 1, "a pool's digest and history",
+		err);
 	val_free(file);
-	ok(history_file(in_dir("nothing"), &file, err) < 0 && strstr(err, "No such file"), "a file that is not there", err);
+	ok(history_file(in_dir("nothing"), &file, err) < 0 && strstr(err, "No such file"), "a file that is not there",
+		err);
 	val_free(h);
 	val_free(g);
 	buf_free(&pool);
