@@ -413,7 +413,8 @@ static struct val *make_header(const struct set *set, const struct source *src, 
 	return h;
 }
 
-static void put_frame(struct ts_writer *w, const char *key, struct val *images, const struct set *set, int64_t at, int64_t n)
+static void put_frame(struct ts_writer *w, const char *key, struct val *images, const struct set *set, int64_t at,
+		      int64_t n)
 {
 	struct tensor label = tensor_new(DT_I64, 1, &n);
 	struct val *frame = val_map();

@@ -281,7 +281,8 @@ static void encode(const struct image_frame *f, const struct val *header, struct
 		die("%s: %s", name, err);
 }
 
-static void put_image(struct sink *s, int64_t key, int label, const struct buf *png, json_t *about)
+static void put_image(struct sink *s, int64_t key, int label, const struct buf *png,
+		      json_t *about)
 {
 	char name[64], digits[16];
 
@@ -305,7 +306,8 @@ static void put_image(struct sink *s, int64_t key, int label, const struct buf *
 	put_json(s, name, about, JSON_COMPACT);
 }
 
-static void put_frame(struct sink *s, const struct val *header, const struct val *frame, int64_t *key, const char *name)
+static void put_frame(struct sink *s, const struct val *header, const struct val *frame, int64_t *key,
+		      const char *name)
 {
 	const struct tensor *index = val_get_tensor(frame, "index");
 	const struct val *unit = val_get(frame, "unit");

@@ -11,8 +11,8 @@
 enum { MAX_LIST = 1 << 24 };
 #define MAX_MEMBER ((int64_t)128 << 20)
 
-/* Decompression and tar are two libarchive readers in a row, so that the tar's bytes pass by here: libarchive takes a tar
- * that stops at a member's end for a whole one, only its two closing blocks of zeros tell. */
+/* Decompression and tar are two libarchive readers in a row, so that the tar's bytes pass by here: libarchive
+ * takes a tar that stops at a member's end for a whole one, only its two closing blocks of zeros tell. */
 struct tap {
 	struct archive *raw;
 	int64_t total, zeros; /* bytes so far, how many of them are zeros at the end */

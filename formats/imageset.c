@@ -5,7 +5,8 @@
 #include "imageset.h"
 #include "images.h"
 
-static int frame_pixels(const struct tensor *t, enum dtype type, const char *key, const int chw[3], int64_t *n, char *err)
+static int frame_pixels(const struct tensor *t, enum dtype type, const char *key, const int chw[3], int64_t *n,
+			char *err)
 {
 	if (t->type != type)
 		return fail(err, "%s: numbers of type %s", key, dtype_name[t->type]);
@@ -69,8 +70,8 @@ int image_frame_get(const struct val *header, const struct val *frame, struct im
 	return 0;
 }
 
-/* A frame's files -> out (n,C,H,W), cropped and scaled as load-images does without --encoded. The first bad one in order
- * is the one that is named, however many threads there are. */
+/* A frame's files -> out (n,C,H,W), cropped and scaled as load-images does without --encoded. The first bad one in
+ * order is the one that is named, however many threads there are. */
 static int decode(const struct image_frame *f, const int chw[3], uint8_t *out, char *err)
 {
 	size_t each = (size_t)chw[0] * chw[1] * chw[2];
