@@ -1,0 +1,69 @@
+/* Synthesis: Teddy's eq. 7 minimised over the images of one unit.
+ *
+ *   L(S) = ensemble CE of a subset of teachers on aug(S) + alpha * sum (or mean) over them of sum_l m_l * (statistics)
+ *
+ * A synth owns plans, workspaces and scratch; nets, weights and statistics are borrowed. A unit's arrays are its
+ * caller's. Every draw is a function of (seed, unit, iteration), so a unit comes out the same wherever it is computed.
+ */
+#ifndef SYNTH_H
+#define SYNTH_H
+
+#include "augment.h"
+#include "loss.h"
+#include "match.h"
+#include "optim.h"
+
+enum draw { DRAW_INDEX /* one subset for each index within the classes */, DRAW_UNIT, DRAW_ITERATION };
+
+struct synth_opts {
+	uint32_t seed;
+	int subset;             /* teachers a time, at most the pool */
+	enum draw draw;
+	double alpha;           /* weight of the statistics; 0: not matched at all */
+	double class_weight;    /* 0 global, 1 class-wise, between: mixed (EDC: 0.5) */
+	double first;           /* multiplier of the first BN layer (SRe2L: 10) */
+	bool mean_bn;           /* statistics averaged over teachers instead of summed */
+	enum ensemble ensemble;
+	double lr, beta1, beta2, weight_decay;
+	enum sched_kind sched;  /* cosine, or constant */
+	/* Augmentation, drawn once for the whole unit at each iteration: a DSA group, or crop, flip and roll. */
+	unsigned dsa;           /* mask; 0: the others */
+	double crop_min, crop_max; /* area kept by a resized crop; crop_max 0: none */
+	double flip;            /* probability */
+	int roll;               /* up to this many pixels either way, both axes */
+};
+
+struct teacher_ref { /* what synthesis needs of one teacher */
+	const struct net *net;
+	const struct weights *w;
+	const struct layer_stats *stats; /* one a BN layer, in node order; NULL with alpha 0 */
+};
+
+struct unit {
+	int n;                  /* images */
+	int64_t number;         /* of the unit */
+	const int64_t *label, *index; /* (n) */
+	float *x;               /* (n,C,H,W) */
+	struct optim opt;       /* Adam's moments over x; opt.step = iterations done */
+	int64_t total;          /* iterations in all */
+	const float *lo, *hi;   /* (n*C*H*W) clamp: the range of real pixels */
+};
+
+struct synth_loss {
+	double ce, bn; /* bn: before alpha */
+};
+
+struct synth;
+struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch);
+void synth_free(struct synth *s);
+/* One iteration: u->x and u->opt move on. 0; -1 and err when the loss is not finite (u is then as before) or memory's
+ * arithmetic overflows. */
+int synth_step(struct synth *s, struct unit *u, struct synth_loss *loss, char err[ERRLEN]);
+/* Loss and gradient at u->x with the draws of iteration u->opt.step; dx (n,C,H,W) is written. */
+int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synth_loss *loss, char err[ERRLEN]);
+/* The subset that a unit uses at an iteration: indices into the pool, ascending; returns their number. */
+int synth_subset(const struct synth *s, const struct unit *u, int64_t iteration, int *pick);
+size_t synth_bytes(const struct synth *s); /* of workspaces, as planned */
+void synth_describe(const struct synth *s); /* the first plan, on standard error */
+
+#endif

@@ -1,0 +1,290 @@
+/* Every kernel of every instruction set that this processor has, against plain double references. TAP. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../kernels/kernels.h"
+#include "../lib/rng.h"
+#include "../lib/util.h"
+#include "ref.h"
+
+static int tests, failures;
+
+static void
+ok(int good, const char *what, const char *isa, double err)
+{
+	tests++;
+	failures += !good;
+	printf("%sok %d - %s %s (error %.2g)\n", good ? "" : "not ", tests, isa, what, err);
+}
+
+static int pad8(int c) { return (c + 7) / 8 * 8; }
+
+static double *
+random_doubles(struct rng *r, size_t n)
+{
+	double *x = ecalloc(n, sizeof *x);
+
+	for (size_t i = 0; i < n; i++)
+		x[i] = (float)rng_normal(r); /* exact in float, so that both sides see the same */
+	return x;
+}
+
+/* Planar doubles (C,P) <-> blocked floats (C/8,P,8), zeros in the padding. */
+static float *
+block(const double *x, int c, int64_t p)
+{
+	float *b = ealigned(pad8(c) * p, 4);
+
+	for (int i = 0; i < c; i++)
+		for (int64_t j = 0; j < p; j++)
+			b[((i / 8) * p + j) * 8 + i % 8] = x[i * p + j];
+	return b;
+}
+
+/* Largest difference over the largest value; infinity where the padding is not zero. */
+static double
+differ(const float *b, const double *x, int c, int64_t p)
+{
+	double worst = 0, top = 1e-30;
+
+	for (int i = 0; i < pad8(c); i++)
+		for (int64_t j = 0; j < p; j++) {
+			float v = b[((i / 8) * p + j) * 8 + i % 8];
+			if (i >= c) {
+				if (v != 0)
+					return INFINITY;
+				continue;
+			}
+			double d = fabs(v - x[i * p + j]);
+			worst = d > worst || isnan(d) ? d : worst;
+			top = fmax(top, fabs(x[i * p + j]));
+		}
+	return worst / top;
+}
+
+static void
+test_winograd(const struct kernels *k, int c, int o, int h, int w, int pad, int n, bool flip)
+{
+	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, pad);
+	struct wino_shape s = { c, o, h, w, h + 2 * pad - 2, w + 2 * pad - 2, pad };
+	int64_t ip = (int64_t)h * w, op = (int64_t)s.oh * s.ow;
+	double *wt = random_doubles(&r, (size_t)c * o * 9), *bias = random_doubles(&r, pad8(o)), worst = 0;
+	double *turned = ecalloc((size_t)c * o * 9, sizeof *turned), *want = ecalloc(o * op, sizeof *want);
+	float *wf = ealigned((size_t)c * o * 9, 4), *bf = block(bias, o, 1), *u = ealigned(wino_filter_floats(c, o), 4);
+	float *scratch = ealigned(wino_scratch_floats(c, o), 4);
+	float *x = ealigned((size_t)n * pad8(c) * ip, 4), *y = ealigned((size_t)n * pad8(o) * op, 4);
+	double **image = ecalloc(n, sizeof *image);
+	char what[128];
+
+	for (int i = 0; i < c * o * 9; i++)
+		wf[i] = wt[i];
+	for (int a = 0; a < o && flip; a++)
+		for (int b = 0; b < c; b++)
+			for (int t = 0; t < 9; t++)
+				turned[(a * c + b) * 9 + t] = wt[(b * o + a) * 9 + 8 - t];
+	for (int i = 0; i < n; i++) {
+		image[i] = random_doubles(&r, c * ip);
+		float *b = block(image[i], c, ip);
+		memcpy(x + i * pad8(c) * ip, b, pad8(c) * ip * 4);
+		free(b);
+	}
+	k->wino_filter(u, wf, c, o, flip);
+	k->wino_conv(y, x, u, bf, scratch, n, &s);
+	for (int i = 0; i < n; i++) {
+		ref_conv(want, image[i], flip ? turned : wt, bias, c, h, w, o, s.oh, s.ow, 3, 1, pad);
+		worst = fmax(worst, differ(y + i * pad8(o) * op, want, o, op));
+	}
+	snprintf(what, sizeof what, "winograd %d->%d %dx%d pad %d, %d images%s", c, o, h, w, pad, n, flip ? ", flipped" : "");
+	ok(worst < 2e-5, what, k->isa, worst);
+	for (int i = 0; i < n; i++)
+		free(image[i]);
+	free(image), free(wt), free(bias), free(turned), free(want), free(wf), free(bf), free(u), free(scratch), free(x), free(y);
+}
+
+static void
+test_image_dgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad)
+{
+	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
+	int oh = (h + 2 * pad - size) / stride + 1, ow = (w + 2 * pad - size) / stride + 1;
+	double *wt = random_doubles(&r, (size_t)o * c * size * size), *dy = random_doubles(&r, (size_t)o * oh * ow), worst = 0, top = 0;
+	double *want = ecalloc((size_t)c * h * w, sizeof *want);
+	float *prepared = ealigned((size_t)pad8(o) * c * size * size, 4), *b = block(dy, o, (int64_t)oh * ow), *dx = ealigned(c * h * w, 4);
+	char what[128];
+
+	for (int i = 0; i < o; i++)
+		for (int j = 0; j < c; j++)
+			for (int t = 0; t < size * size; t++)
+				prepared[(((i / 8) * size * size + t) * c + j) * 8 + i % 8] = wt[(i * c + j) * size * size + t];
+	k->image_dgrad(dx, b, prepared, c, h, w, pad8(o) / 8, oh, ow, size, stride, pad);
+	ref_conv_dgrad(want, dy, wt, c, h, w, o, oh, ow, size, stride, pad);
+	for (int i = 0; i < c * h * w; i++) {
+		worst = fmax(worst, fabs(dx[i] - want[i]));
+		top = fmax(top, fabs(want[i]));
+	}
+	snprintf(what, sizeof what, "image gradient %d<-%d %dx%d, %dx%d/%d pad %d", c, o, h, w, size, size, stride, pad);
+	ok(worst / top < 1e-5, what, k->isa, worst / top);
+	free(wt), free(dy), free(want), free(prepared), free(b), free(dx);
+}
+
+static void
+test_epilogue(const struct kernels *k, int c, int h, int w, bool with_res, bool relu, bool pool)
+{
+	struct rng r = rng_at(c, RNG_NOISE, h, w, with_res);
+	int64_t p = (int64_t)h * w, q = pool ? (int64_t)(h / 2) * (w / 2) : p;
+	double *x = random_doubles(&r, c * p), *res = with_res ? random_doubles(&r, c * p) : NULL;
+	double *scale = random_doubles(&r, c), *shift = random_doubles(&r, c), *want = ecalloc(c * p, sizeof *want);
+	double *g = random_doubles(&r, c * q), *h2 = random_doubles(&r, c * q), *dz = ecalloc(c * p, sizeof *dz);
+	unsigned char *positive = ecalloc(c * p, 1);
+	float *fx = block(x, c, p), *fr = res ? block(res, c, p) : NULL, *fs = block(scale, c, 1), *ft = block(shift, c, 1);
+	float *y = ealigned(pad8(c) * p, 4), *fg = block(g, c, q), *fh = block(h2, c, q), *fz = ealigned(pad8(c) * p, 4);
+	uint8_t *mask = ecalloc(pad8(c) / 8 * p, 1);
+	const float *dy[] = { fg, fh };
+	char what[128];
+	double err;
+
+	k->epilogue(y, relu ? mask : NULL, fx, fr, fs, ft, pad8(c) / 8, h, w, relu, pool);
+	ref_epilogue(want, positive, x, res, scale, shift, c, h, w, relu, pool);
+	err = differ(y, want, c, q);
+	snprintf(what, sizeof what, "epilogue %dx%dx%d%s%s%s", c, h, w, with_res ? " +res" : "", relu ? " relu" : "", pool ? " pool" : "");
+	ok(err < 1e-6, what, k->isa, err);
+
+	k->gather(fz, dy, 2, relu ? mask : NULL, pad8(c) / 8, h, w, pool);
+	for (int i = 0; i < c; i++)
+		for (int a = 0; a < h; a++)
+			for (int b = 0; b < w; b++) {
+				int64_t at = i * p + (int64_t)a * w + b, from = i * q + (int64_t)(a / 2) * (w / 2) + b / 2;
+				bool inside = !pool || (a / 2 < h / 2 && b / 2 < w / 2);
+				dz[at] = !inside || (relu && !positive[at]) ? 0 : pool ? (g[from] + h2[from]) / 4 : g[at] + h2[at];
+			}
+	err = differ(fz, dz, c, p);
+	snprintf(what, sizeof what, "gather %dx%dx%d%s%s", c, h, w, relu ? " relu" : "", pool ? " pool" : "");
+	ok(err < 1e-6, what, k->isa, err);
+	free(x), free(res), free(scale), free(shift), free(want), free(g), free(h2), free(dz), free(positive);
+	free(fx), free(fr), free(fs), free(ft), free(y), free(fg), free(fh), free(fz), free(mask);
+}
+
+static void
+test_sums(const struct kernels *k, int c, int h, int w)
+{
+	struct rng r = rng_at(c, RNG_NOISE, h, w, 7);
+	int64_t p = (int64_t)h * w;
+	double *x = random_doubles(&r, c * p), *dz = random_doubles(&r, c * p), *ref = random_doubles(&r, c);
+	double *a = random_doubles(&r, c), *b = random_doubles(&r, c), *g = random_doubles(&r, c);
+	double *s1 = ecalloc(c, sizeof *s1), *s2 = ecalloc(c, sizeof *s2), *w1 = ecalloc(c, sizeof *w1), *w2 = ecalloc(c, sizeof *w2);
+	double *want = ecalloc(c * p, sizeof *want), err = 0, top = sqrt((double)p);
+	float *fx = block(x, c, p), *fz = block(dz, c, p), *fr = block(ref, c, 1), *out = ealigned(pad8(c) * p, 4);
+	float *fa = block(a, c, 1), *fb = block(b, c, 1), *fg = block(g, c, 1);
+	char what[128];
+
+	k->sums(s1, s2, fx, fr, c, h, w);
+	ref_sums(w1, w2, x, ref, c, p);
+	for (int i = 0; i < c; i++)
+		err = fmax(err, fmax(fabs(s1[i] - w1[i]) / (top + fabs(w1[i])), fabs(s2[i] - w2[i]) / w2[i]));
+	snprintf(what, sizeof what, "sums %dx%dx%d", c, h, w);
+	ok(err < 1e-6, what, k->isa, err);
+
+	memset(s1, 0, c * sizeof *s1), memset(s2, 0, c * sizeof *s2);
+	k->sums_back(s1, s2, fz, fx, fr, c, h, w);
+	err = 0;
+	for (int i = 0; i < c; i++) {
+		w1[i] = w2[i] = 0;
+		for (int64_t j = 0; j < p; j++) {
+			w1[i] += dz[i * p + j];
+			w2[i] += dz[i * p + j] * (x[i * p + j] - ref[i]);
+		}
+		err = fmax(err, fmax(fabs(s1[i] - w1[i]), fabs(s2[i] - w2[i])) / top);
+	}
+	snprintf(what, sizeof what, "sums of gradients %dx%dx%d", c, h, w);
+	ok(err < 1e-5, what, k->isa, err);
+
+	k->affine_back(out, fz, fx, fg, fa, fb, fr, pad8(c) / 8, p);
+	for (int i = 0; i < c; i++)
+		for (int64_t j = 0; j < p; j++)
+			want[i * p + j] = g[i] * dz[i * p + j] + a[i] + b[i] * (x[i * p + j] - ref[i]);
+	err = differ(out, want, c, p);
+	snprintf(what, sizeof what, "norm's gradient %dx%dx%d", c, h, w);
+	ok(err < 1e-6, what, k->isa, err);
+	free(x), free(dz), free(ref), free(a), free(b), free(g), free(s1), free(s2), free(w1), free(w2), free(want);
+	free(fx), free(fz), free(fr), free(out), free(fa), free(fb), free(fg);
+}
+
+static void
+test_linear(const struct kernels *k, int n, int in, int out)
+{
+	struct rng r = rng_at(n, RNG_NOISE, in, out, 1);
+	double *x = random_doubles(&r, n * in), *w = random_doubles(&r, in * out), *bias = random_doubles(&r, out), err = 0;
+	float *fx = ealigned(n * in, 4), *fw = ealigned(in * out, 4), *fb = ealigned(out, 4), *y = ealigned(n * out, 4);
+	float *alone = ealigned(out, 4), *dx = ealigned(in, 4);
+	char what[128];
+	int same = 1;
+
+	for (int i = 0; i < n * in; i++)
+		fx[i] = x[i];
+	for (int i = 0; i < in * out; i++)
+		fw[i] = w[i];
+	for (int i = 0; i < out; i++)
+		fb[i] = bias[i];
+	k->linear(y, fx, fw, fb, n, in, out, out, in);
+	for (int i = 0; i < n; i++) {
+		for (int o = 0; o < out; o++) {
+			double s = bias[o];
+			for (int j = 0; j < in; j++)
+				s += x[i * in + j] * w[o * in + j];
+			err = fmax(err, fabs(s - y[i * out + o]) / sqrt(in));
+		}
+		k->linear(alone, fx + i * in, fw, fb, 1, in, out, out, in);
+		same &= !memcmp(alone, y + i * out, out * sizeof *y);
+	}
+	snprintf(what, sizeof what, "linear %d x %d->%d, alone or together alike", n, in, out);
+	ok(err < 1e-5 && same, what, k->isa, err);
+	k->linear_dgrad(dx, y, fw, in, out);
+	err = 0;
+	for (int j = 0; j < in; j++) {
+		double s = 0, size = 0;
+		for (int o = 0; o < out; o++)
+			s += y[o] * w[o * in + j], size += fabs(y[o] * w[o * in + j]);
+		err = fmax(err, fabs(s - dx[j]) / size);
+	}
+	ok(err < 1e-6, "linear's gradient", k->isa, err);
+	free(x), free(w), free(bias), free(fx), free(fw), free(fb), free(y), free(alone), free(dx);
+}
+
+int
+main(void)
+{
+	static const char *const isa[] = { "plain", "avx2", "avx512" };
+
+	progname = "t_kernels";
+	for (size_t i = 0; i < LEN(isa); i++) {
+		const struct kernels *k = kernels_named(isa[i]);
+		if (!k) {
+			printf("# %s: not on this processor\n", isa[i]);
+			continue;
+		}
+		test_winograd(k, 8, 16, 8, 8, 1, 1, false);
+		test_winograd(k, 64, 64, 9, 7, 1, 3, false);
+		test_winograd(k, 51, 103, 4, 4, 1, 9, false);
+		test_winograd(k, 24, 20, 5, 6, 1, 2, true);
+		test_winograd(k, 13, 3, 10, 10, 2, 2, true);
+		test_winograd(k, 300, 7, 3, 3, 0, 1, false);
+		test_winograd(k, 16, 32, 1, 1, 1, 5, false);
+		test_image_dgrad(k, 3, 64, 32, 32, 3, 1, 1);
+		test_image_dgrad(k, 1, 20, 28, 28, 3, 1, 3);
+		test_image_dgrad(k, 3, 64, 33, 37, 7, 2, 3);
+		test_image_dgrad(k, 3, 10, 5, 3, 3, 1, 1);
+		test_image_dgrad(k, 2, 9, 6, 6, 3, 1, 1);
+		for (int f = 0; f < 8; f++) {
+			test_epilogue(k, 16, 8, 8, f & 1, f & 2, f & 4);
+			test_epilogue(k, 13, 7, 5, f & 1, f & 2, f & 4);
+		}
+		test_sums(k, 128, 16, 16);
+		test_sums(k, 11, 5, 9);
+		test_sums(k, 3, 1, 1);
+		test_linear(k, 9, 2048, 10);
+		test_linear(k, 3, 37, 13);
+	}
+	printf("1..%d\n", tests);
+	return failures > 0;
+}
