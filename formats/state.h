@@ -1,0 +1,26 @@
+/* Where a long run stands: named arrays of bytes in a stream of kind "state", for the program that wrote it alone.
+ *
+ * Frames: "data" u8 (n), "name" str; frames of one name that follow one another are one array. What the header says is
+ * the program's business. A state owns its header and arrays; state_free().
+ */
+#ifndef STATE_H
+#define STATE_H
+
+#include "tstream.h"
+
+struct state {
+	struct val *header;
+	int n;
+	char **name;
+	struct buf *array;
+};
+struct state state_new(void);
+void state_free(struct state *s);
+void state_put(struct state *s, const char *name, const void *p, size_t n); /* copies; n > 0 */
+/* The array of this name and of exactly n bytes, or NULL. */
+const void *state_get(const struct state *s, const char *name, size_t n);
+
+int state_write(const struct state *s, const char *path, char err[ERRLEN]); /* atomic */
+int state_read(struct state *s, const char *path, char err[ERRLEN]);
+
+#endif

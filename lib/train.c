@@ -1,0 +1,143 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "loss.h"
+#include "train.h"
+
+struct learner
+learner_new(const struct net *net, enum optim_kind kind, uint32_t seed)
+{
+	struct learner l = { .w = weights_new(net), .opt = optim_new(kind, net->ntheta) };
+
+	net_init(net, &l.w, seed);
+	return l;
+}
+
+void
+learner_free(struct learner *l)
+{
+	weights_free(&l->w);
+	optim_free(&l->opt);
+}
+
+int
+trainer_new(struct trainer *t, const struct net *net, int batch, struct workspace *ws, char err[ERRLEN])
+{
+	size_t logits = (size_t)batch * net->nclass;
+
+	*t = (struct trainer){ .net = net, .ws = ws, .batch = batch };
+	t->plan = plan_new(net, (struct plan_opts){ .purpose = PLAN_TRAIN, .batch = batch }, err);
+	if (!t->plan)
+		return -1;
+	t->logits = ealigned(logits, sizeof *t->logits);
+	t->dlogits = ealigned(logits, sizeof *t->dlogits);
+	t->dtheta = ealigned(net->ntheta, sizeof *t->dtheta);
+	return 0;
+}
+
+void
+trainer_free(struct trainer *t)
+{
+	plan_free(t->plan);
+	free(t->logits);
+	free(t->dlogits);
+	free(t->dtheta);
+	*t = (struct trainer){ 0 };
+}
+
+double
+train_step(struct trainer *t, struct learner *l, int n, const float *images, loss_fn *loss, const void *data, double lr)
+{
+	double value;
+
+	plan_bind(t->plan, t->ws);
+	plan_load(t->plan, &l->w);
+	plan_forward(t->plan, n, images, t->logits);
+	value = loss(data, t->logits, n, t->net->nclass, t->dlogits);
+	if (!isfinite(value))
+		return value;
+	plan_backward(t->plan, n, t->dlogits, NULL, t->dtheta);
+	plan_update_running(t->plan, n, &l->w);
+	optim_step(&l->opt, l->w.theta, t->dtheta, lr, NULL, NULL, NULL);
+	return value;
+}
+
+double
+train_ce(const void *labels, const float *logits, int n, int k, float *dlogits)
+{
+	return loss_ce(logits, labels, n, k, dlogits);
+}
+
+int
+trainaug_crop(struct trainaug *a, const char *spec, char err[ERRLEN])
+{
+	char *end = NULL;
+
+	if (!strcmp(spec, "none")) {
+		a->crop = TRAIN_NOCROP;
+		return 0;
+	}
+	if (!strncmp(spec, "pad:", 4)) {
+		long pad = strtol(spec + 4, &end, 10);
+		if (end != spec + 4 && !*end && pad >= 1 && pad < 65536) {
+			a->crop = TRAIN_PAD;
+			a->pad = pad;
+			return 0;
+		}
+	}
+	if (!strncmp(spec, "rrc:", 4)) {
+		double max = 1, min = strtod(spec + 4, &end);
+		if (end != spec + 4 && *end == ':') {
+			const char *p = end + 1;
+			max = strtod(p, &end);
+			if (end == p)
+				max = NAN;
+		}
+		if (end != spec + 4 && !*end && min > 0 && min <= max && max <= 1) {
+			a->crop = TRAIN_RRC;
+			a->min = min;
+			a->max = max;
+			return 0;
+		}
+	}
+	return fail(err, "crop '%s' is none of rrc:MIN[:MAX], pad:P, none", spec);
+}
+
+char *
+trainaug_crop_name(const struct trainaug *a)
+{
+	switch (a->crop) {
+	case TRAIN_RRC:
+		return eprintf_str("rrc:%.17g:%.17g", a->min, a->max);
+	case TRAIN_PAD:
+		return eprintf_str("pad:%d", a->pad);
+	case TRAIN_NOCROP:
+		break;
+	}
+	return estrdup("none");
+}
+
+/* The draws of an image come in a fixed order, each of them only where it is asked for. */
+void
+trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, float *out, float *in,
+    int c, int h, int w)
+{
+	struct rng r = rng_at(seed, RNG_TRAINAUG, epoch, image, 0);
+	size_t bytes = sizeof(float) * c * h * w;
+	struct view v = VIEW_IDENTITY(h, w);
+	struct dsa d;
+
+	if (a->crop == TRAIN_RRC)
+		view_draw_rrc(&r, h, w, a->min, a->max, &v);
+	else if (a->crop == TRAIN_PAD)
+		view_draw_pad(&r, h, w, a->pad, &v);
+	if (a->flip > 0)
+		v.flip = rng_uniform(&r) < a->flip;
+	view_apply(out, in, c, h, w, &v);
+	if (!a->dsa)
+		return;
+	memcpy(in, out, bytes);
+	dsa_draw(&r, dsa_draw_kind(&r, a->dsa), h, w, &d);
+	dsa_apply(out, in, c, h, w, &d);
+}

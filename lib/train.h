@@ -1,0 +1,64 @@
+/* Training: what learns, where it learns, and what its images pass through on the way.
+ *
+ * A learner owns its weights and its optimiser. A trainer owns the plan, its memory and the batch's gradients; the net
+ * is borrowed. Learners of one net share one trainer, which is lent for a step at a time: between the steps nothing of
+ * a learner stays in it.
+ */
+#ifndef TRAIN_H
+#define TRAIN_H
+
+#include <stddef.h>
+
+#include "augment.h"
+#include "net.h"
+#include "optim.h"
+#include "plan.h"
+
+struct learner {
+	struct weights w;
+	struct optim opt;
+};
+/* A fresh one: net_init() from seed. The optimiser's figures are the caller's to change before the first step. */
+struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed);
+void learner_free(struct learner *l);
+
+struct trainer {
+	const struct net *net;
+	struct plan *plan;
+	struct workspace *ws;
+	int batch;              /* largest n of a step */
+	float *logits, *dlogits; /* (batch,K) of the last step */
+	float *dtheta;          /* (ntheta) likewise */
+};
+/* ws is borrowed, so that plans for training and for measuring may take turns in it. -1 and err. */
+int trainer_new(struct trainer *t, const struct net *net, int batch, struct workspace *ws, char err[ERRLEN]);
+void trainer_free(struct trainer *t);
+
+/* The loss of a batch: its value, and dlogits (n,K), written. data is the caller's: labels, soft targets, … */
+typedef double loss_fn(const void *data, const float *logits, int n, int k, float *dlogits);
+
+/* One step of l over images (n,C,H,W) at rate lr. Returns the loss before the step; when that is not finite, no step
+ * was taken and l is as it was. */
+double train_step(struct trainer *t, struct learner *l, int n, const float *images, loss_fn *loss, const void *data,
+    double lr);
+
+/* A loss_fn: cross-entropy of labels, data: int64_t (n). */
+double train_ce(const void *labels, const float *logits, int n, int k, float *dlogits);
+
+/* What an image passes on its way into training: crop, then flip, then one operation of DSA. */
+struct trainaug {
+	enum { TRAIN_NOCROP, TRAIN_RRC, TRAIN_PAD } crop;
+	double min, max;     /* RRC: share of the area */
+	int pad;
+	double flip;         /* probability */
+	unsigned dsa;        /* dsa_parse's mask, 0: none */
+};
+/* "rrc:MIN[:MAX]", "pad:P", "none" into a; 0, or -1 and err. */
+int trainaug_crop(struct trainaug *a, const char *spec, char err[ERRLEN]);
+/* The inverse, for histories; the caller's to free. */
+char *trainaug_crop_name(const struct trainaug *a);
+/* out (C,H,W) = in (C,H,W), which is scratch afterwards, under the draws of that image in that epoch (from 0). */
+void trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, float *out, float *in,
+    int c, int h, int w);
+
+#endif
