@@ -1,0 +1,243 @@
+/* softlabel(1): recipes -> the same recipes with the mean soft labels of a pool */
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../formats/recipes.h"
+#include "../formats/teachers.h"
+#include "../lib/cli.h"
+#include "../lib/plan.h"
+
+static const char synopsis[] =
+	"softlabel -p POOL [options] <recipes >recipes\n"
+	"  -p POOL            the teachers\n"
+	"  --top K            keep the K highest logits of an image, and the mean of the rest\n"
+	"  --u8               8 bits a logit and a range for each image\n"
+	"  --mean WHAT        logits, or probs: the log of the mean probabilities (logits)\n"
+	"  --relabel          replace labels that are there\n"
+	"  --threads N, --device cpu|auto, --isa NAME\n"
+	"  -o FILE            output file\n"
+	"  -v                 say what was done\n"
+	"  -h, -V             help, version";
+
+struct options {
+	struct cli cli;
+	const char *pool;
+	int top;
+	bool u8, probs, relabel;
+};
+
+struct pool {
+	struct teacher *teacher;
+	struct plan **plan;
+	int n, nclass;
+	struct workspace *ws; /* one for all: they run in turn */
+	float *logits;        /* (batch,K) of one teacher */
+	double *sum;          /* (batch,K) */
+};
+
+static void parse(struct options *o, int argc, char **argv)
+{
+	enum { TOP = 256, U8, MEAN, RELABEL };
+	static const struct option longs[] = {
+		CLI_LONG, { "top", 1, NULL, TOP }, { "u8", 0, NULL, U8 }, { "mean", 1, NULL, MEAN },
+		{ "relabel", 0, NULL, RELABEL }, { 0 }
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, CLI_SHORT "p:", longs, NULL)) != -1)
+		switch (c) {
+		case 'p': o->pool = optarg; break;
+		case TOP: o->top = (int)eint("--top", optarg, 1, 1 << 20); break;
+		case U8: o->u8 = true; break;
+		case MEAN:
+			if (strcmp(optarg, "logits") && strcmp(optarg, "probs"))
+				usage("--mean %s: logits or probs expected", optarg);
+			o->probs = *optarg == 'p';
+			break;
+		case RELABEL: o->relabel = true; break;
+		case '?': exit(2); /* getopt has said why */
+		default: cli_option(&o->cli, c, synopsis);
+		}
+	if (optind < argc)
+		usage("%s: no file arguments; recipes come on standard input", argv[optind]);
+	if (!o->pool)
+		usage("-p POOL is needed");
+	if (!strcmp(o->pool, "-"))
+		usage("-p -: standard input has the recipes");
+	if (o->top && o->u8)
+		usage("--top and --u8 do not go together");
+}
+
+static struct pool open_pool(const struct options *o, const struct val *images, int batch)
+{
+	struct pool p = { .nclass = header_nclass(images), .ws = ws_new() };
+	char err[ERRLEN];
+
+	p.teacher = teachers_read(o->pool, images, &p.n, err);
+	if (!p.teacher)
+		die("%s", err);
+	p.plan = ecalloc(p.n, sizeof *p.plan);
+	for (int t = 0; t < p.n; t++) {
+		struct teacher *te = &p.teacher[t];
+
+		p.plan[t] = plan_new(te->net, (struct plan_opts){ .purpose = PLAN_EVAL, .batch = batch }, err);
+		if (!p.plan[t])
+			die("%s: member %s: %s", o->pool, te->ck.member ? te->ck.member : "0", err);
+		plan_bind(p.plan[t], p.ws);
+		plan_load(p.plan[t], &te->ck.w);
+	}
+	p.logits = ealigned((size_t)batch * p.nclass, sizeof *p.logits);
+	p.sum = ealigned((size_t)batch * p.nclass, sizeof *p.sum);
+	if (o->cli.verbose)
+		warn("%d teachers, %.1f MB of activations", p.n, ws_bytes(p.ws) / 1e6);
+	return p;
+}
+
+static void close_pool(struct pool *p)
+{
+	for (int t = 0; t < p->n; t++)
+		plan_free(p->plan[t]);
+	free(p->plan);
+	teachers_free(p->teacher, p->n);
+	ws_free(p->ws);
+	free(p->logits);
+	free(p->sum);
+}
+
+/* sum (k) += softmax(logits) */
+static void add_softmax(double *sum, const float *logits, int k)
+{
+	double max = logits[0], all = 0;
+
+	for (int j = 1; j < k; j++)
+		max = fmax(max, logits[j]);
+	for (int j = 0; j < k; j++)
+		all += exp(logits[j] - max);
+	for (int j = 0; j < k; j++)
+		sum[j] += exp(logits[j] - max) / all;
+}
+
+/* Mean of the pool over images x (n,C,H,W) -> out (n,K). */
+static void label(struct pool *p, const float *x, int n, bool probs, float *out)
+{
+	size_t count = (size_t)n * p->nclass;
+
+	memset(p->sum, 0, count * sizeof *p->sum);
+	for (int t = 0; t < p->n; t++) {
+		plan_forward(p->plan[t], n, x, p->logits);
+		for (size_t i = 0; i < count; i++)
+			if (!isfinite(p->logits[i]))
+				die("teacher %d (%s): a logit of image %zu of the batch is not finite", t,
+					p->teacher[t].ck.member ? p->teacher[t].ck.member : "-", i / p->nclass);
+		if (probs)
+			for (int i = 0; i < n; i++)
+				add_softmax(p->sum + (size_t)i * p->nclass, p->logits + (size_t)i * p->nclass, p->nclass);
+		else
+			for (size_t i = 0; i < count; i++)
+				p->sum[i] += p->logits[i];
+	}
+	for (size_t i = 0; i < count; i++) {
+		double mean = p->sum[i] / p->n;
+
+		/* A probability below the least double has no logarithm; half floats end long before. */
+		out[i] = (float)(probs ? log(fmax(mean, 1e-300)) : mean);
+	}
+}
+
+static struct val *header_of(const struct val *in, const struct options *o)
+{
+	struct val *h = val_copy(in), *args = val_map(), *file;
+	char err[ERRLEN];
+
+	if (history_file(o->pool, &file, err) < 0)
+		die("%s", err);
+	val_put(args, "pool", file);
+	val_put(args, "mean", val_str(o->probs ? "probs" : "logits"));
+	if (o->top)
+		val_put(args, "top", val_int(o->top));
+	if (o->u8)
+		val_put(args, "u8", val_bool(true));
+	history_add(h, progname, args);
+	return h;
+}
+
+/* The images in the stream's normalisation: (N,C,H,W). */
+static float *all_images(const struct imageset *set)
+{
+	size_t chw = (size_t)set->c * set->h * set->w;
+	float *x = ealigned(set->n * chw, sizeof *x);
+
+	for (int64_t i = 0; i < set->n; i++)
+		imageset_get(set, i, &set->norm, x + i * chw);
+	return x;
+}
+
+static void put(struct ts_writer *w, const struct val *frame)
+{
+	if (ts_put(w, frame) < 0 || ts_flush(w) < 0)
+		die("%s", w->err);
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = { .top = 0 };
+	struct recipe_stream s;
+	struct ts_writer w;
+	struct recipe recipe;
+	struct val *frame;
+	char err[ERRLEN];
+	int got;
+
+	progname = "softlabel";
+	parse(&o, argc, argv);
+	omp_set_num_threads(get_threads());
+	if (recipe_stream_open(&s, NULL) < 0)
+		die("%s", s.r.err);
+
+	const struct imageset *set = &s.set;
+	size_t chw = (size_t)set->c * set->h * set->w;
+	struct pool pool = open_pool(&o, s.r.header, (int)s.batch);
+	struct val *header = header_of(s.r.header, &o);
+	float *images = all_images(set), *x = ealigned(s.batch * chw, sizeof *x);
+	float *scratch = ealigned(s.batch * chw, sizeof *scratch);
+	float *soft = ealigned((size_t)s.batch * pool.nclass, sizeof *soft);
+	enum soft_form form = o.top ? SOFT_TOPK : o.u8 ? SOFT_U8 : SOFT_F16;
+	long total = (long)s.epochs * s.batches;
+
+	if (o.top > pool.nclass)
+		die("--top %d: there are %d classes", o.top, pool.nclass);
+	if (ts_create(&w, o.cli.out, header) < 0)
+		die("%s", w.err);
+	for (int64_t i = 0; i < s.nimage_frames; i++)
+		put(&w, s.image_frames[i]);
+	while ((got = recipe_stream_next(&s, &frame, &recipe)) > 0) {
+		int had = soft_from_frame(frame, recipe.n, pool.nclass, soft, err);
+
+		if (had < 0 && !o.relabel)
+			die("%s: frame %lld: %s", s.r.name, (long long)s.r.nframes - 1, err);
+		if (had > 0 && !o.relabel)
+			die("%s: frame %lld: labelled already (--relabel replaces)", s.r.name, (long long)s.r.nframes - 1);
+		recipe_replay(&recipe, images, set->c, set->h, set->w, x, scratch);
+		label(&pool, x, recipe.n, o.probs, soft);
+		soft_to_frame(frame, soft, recipe.n, pool.nclass, form, o.top);
+		put(&w, frame);
+		val_free(frame);
+		recipe_free(&recipe);
+		progress("batches", s.done, total, NULL);
+	}
+	progress_done();
+	if (got < 0)
+		die("%s", s.r.err);
+	if (ts_finish(&w) < 0)
+		die("%s", w.err);
+	close_pool(&pool);
+	free(images);
+	free(x);
+	free(scratch);
+	free(soft);
+	val_free(header);
+	recipe_stream_close(&s);
+	return 0;
+}
