@@ -347,6 +347,23 @@ synthesis(const struct problem *p, struct plan *plan, const float *images, doubl
 	return loss;
 }
 
+/* Whether plans for all purposes can be made, so that one that cannot does not hide the networks after it. */
+static int
+plannable(const struct problem *p)
+{
+	char err[ERRLEN] = "";
+	int good = 1;
+
+	for (int purpose = PLAN_EVAL; purpose <= PLAN_TRAIN && good; purpose++) {
+		struct plan *plan = plan_new(p->net, (struct plan_opts){ .purpose = purpose, .batch = p->n }, err);
+		good = plan != NULL;
+		if (plan)
+			plan_free(plan);
+	}
+	ok(good, "%s: plans for all purposes %s", p->name, err);
+	return good;
+}
+
 static void
 test_eval(struct problem *p, struct workspace *ws)
 {
@@ -434,8 +451,10 @@ test_train(struct problem *p, struct workspace *ws)
 			ok(off <= BOUND, "%s: batch logits off by %.1e", p->name, off);
 			off = off_params(p, "train.grad", TRAINED, &grad, 1e-4);
 			ok(off <= BOUND, "%s: gradients of parameters off by %.1e", p->name, off);
-			off = p->ntap ? off_params(p, "train.running", RUNNING, &p->weights, 0) : 0;
-			ok(off <= BOUND, "%s: running statistics off by %.1e", p->name, off);
+			if (p->ntap)
+				off = off_params(p, "train.running", RUNNING, &p->weights, 0);
+			if (p->ntap)
+				ok(off <= BOUND, "%s: running statistics off by %.1e", p->name, off);
 		}
 		optim_step(&sgd, p->weights.theta, grad.theta, val_get_f64(p->frame, "sgd_lr", 0), NULL, NULL, NULL);
 		plan_load(plan, &p->weights);
@@ -547,13 +566,15 @@ main(int argc, char **argv)
 		die("%s", r.err);
 	for (; (got = ts_next(&r, &frame)) > 0; n++) {
 		problem_new(&p, frame);
-		test_eval(&p, ws);
-		test_synth(&p, ws);
-		test_adam(&p, ws);
-		test_bytes(&p);
-		if (!strcmp(p.name, "single") || !strcmp(p.name, "odd"))
-			test_slope(&p, ws);
-		test_train(&p, ws); /* last: it changes the weights */
+		if (plannable(&p)) {
+			test_eval(&p, ws);
+			test_synth(&p, ws);
+			test_adam(&p, ws);
+			test_bytes(&p);
+			if (!strcmp(p.name, "single") || !strcmp(p.name, "odd"))
+				test_slope(&p, ws);
+			test_train(&p, ws); /* last: it changes the weights */
+		}
 		problem_free(&p);
 	}
 	ok(got == 0 && n == 10, "ten networks%s", got < 0 ? r.err : "");
