@@ -426,9 +426,18 @@ static int read_images(struct recipe_stream *s)
 
 int recipe_stream_open(struct recipe_stream *s, const char *path)
 {
-	*s = (struct recipe_stream){ 0 };
-	if (ts_open(&s->r, path, "recipes") < 0)
+	struct ts_reader r;
+
+	if (ts_open(&r, path, "recipes") < 0) {
+		memcpy(s->r.err, r.err, sizeof s->r.err);
 		return -1;
+	}
+	return recipe_stream_begin(s, &r);
+}
+
+int recipe_stream_begin(struct recipe_stream *s, const struct ts_reader *r)
+{
+	*s = (struct recipe_stream){ .r = *r };
 	if (get_plan(s) < 0 || read_images(s) < 0) {
 		recipe_stream_close(s);
 		return -1;

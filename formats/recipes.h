@@ -47,6 +47,8 @@ struct recipe_stream {
 };
 /* Reads up to and including the first batch. -1: s->r.err says why, s needs no close. */
 int recipe_stream_open(struct recipe_stream *s, const char *path);
+/* The same from a reader of kind recipes of which only the header was read; it moves into s. */
+int recipe_stream_begin(struct recipe_stream *s, const struct ts_reader *r);
 /* Next batch, in order of epoch and batch: 1, *frame and *out are the caller's (val_free, recipe_free); 0 at the end,
  * after exactly epochs*batches of them; -1 with s->r.err. */
 int recipe_stream_next(struct recipe_stream *s, struct val **frame, struct recipe *out);
