@@ -24,15 +24,24 @@ void state_free(struct state *s)
 	*s = (struct state){ .header = NULL };
 }
 
-void state_put(struct state *s, const char *name, const void *p, size_t n)
+static struct buf *array(struct state *s, const char *name)
 {
-	if (!s->n || strcmp(s->name[s->n - 1], name)) {
-		s->name = erealloc(s->name, s->n + 1, sizeof *s->name);
-		s->array = erealloc(s->array, s->n + 1, sizeof *s->array);
-		s->name[s->n] = estrdup(name);
-		s->array[s->n++] = (struct buf){ 0 };
-	}
-	buf_put(&s->array[s->n - 1], p, n);
+	for (int i = 0; i < s->n; i++)
+		if (!strcmp(s->name[i], name))
+			return &s->array[i];
+	s->name = erealloc(s->name, s->n + 1, sizeof *s->name);
+	s->array = erealloc(s->array, s->n + 1, sizeof *s->array);
+	s->name[s->n] = estrdup(name);
+	s->array[s->n] = (struct buf){ 0 };
+	return &s->array[s->n++];
+}
+
+void state_set(struct state *s, const char *name, const void *p, size_t n)
+{
+	struct buf *b = array(s, name);
+
+	b->len = 0;
+	buf_put(b, p, n);
 }
 
 const void *state_get(const struct state *s, const char *name, size_t n)
@@ -98,7 +107,7 @@ int state_read(struct state *s, const char *path, char err[ERRLEN])
 			val_free(frame);
 			break;
 		}
-		state_put(s, name, t->data, tensor_bytes(t));
+		buf_put(array(s, name), t->data, tensor_bytes(t));
 		val_free(frame);
 	}
 	ts_close(&r);

@@ -1,6 +1,6 @@
 /* Where a long run stands: named arrays of bytes in a stream of kind "state", for the program that wrote it alone.
  *
- * Frames: "data" u8 (n), "name" str; frames of one name that follow one another are one array. What the header says is
+ * Frames: "data" u8 (n), "name" str; frames of one name, in order, are one array. What the header says is
  * the program's business. A state owns its header and arrays; state_free().
  */
 #ifndef STATE_H
@@ -16,7 +16,7 @@ struct state {
 };
 struct state state_new(void);
 void state_free(struct state *s);
-void state_put(struct state *s, const char *name, const void *p, size_t n); /* copies; n > 0 */
+void state_set(struct state *s, const char *name, const void *p, size_t n); /* copies; replaces, or appends; n > 0 */
 /* The array of this name and of exactly n bytes, or NULL. */
 const void *state_get(const struct state *s, const char *name, size_t n);
 
