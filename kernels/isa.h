@@ -10,6 +10,7 @@ void KERNEL(gather)(float *, const float *const *, int, const uint8_t *, int, in
 void KERNEL(affine_back)(float *, const float *, const float *, const float *, const float *, const float *, const float *,
     int, int64_t);
 void KERNEL(image_dgrad)(float *, const float *, const float *, int, int, int, int, int, int, int, int, int);
+void KERNEL(conv_wgrad)(float *, const float *, const float *, int, int, int, bool, int, int, int, int, int, int);
 void KERNEL(linear)(float *, const float *, const float *, const float *, int, int, int, size_t, size_t);
 void KERNEL(linear_dgrad)(float *, const float *, const float *, int, int);
 void KERNEL(wino_filter)(float *, const float *, int, int, bool);

@@ -38,6 +38,9 @@ struct kernels {
 	void (*image_dgrad)(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k,
 	    int stride, int pad);
 
+	/* Weight gradient dw (KB,C,k,k,8) += of a k x k convolution from x, blocked or plain (C,ih,iw), and dy (KB,oh,ow,8). */
+	void (*conv_wgrad)(float *dw, const float *x, const float *dy, int c, int ih, int iw, bool plain, int kb, int oh,
+	    int ow, int k, int stride, int pad);
 	/* y (n,out) = x (n,in) * w^T + bias; w (out,in). x and y: image i at xs*i, ys*i floats. */
 	void (*linear)(float *y, const float *x, const float *w, const float *bias, int n, int in, int out, size_t ys,
 	    size_t xs);

@@ -14,6 +14,7 @@ const struct kernels PASTE(kernels, ISA) = {
 	.gather = KERNEL(gather),
 	.affine_back = KERNEL(affine_back),
 	.image_dgrad = KERNEL(image_dgrad),
+	.conv_wgrad = KERNEL(conv_wgrad),
 	.linear = KERNEL(linear),
 	.linear_dgrad = KERNEL(linear_dgrad),
 	.wino_filter = KERNEL(wino_filter),

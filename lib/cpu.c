@@ -237,7 +237,14 @@ conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
 	int dx = s->dx >= 0 ? s->dx : s->dy[0];
 	float *dw = q->fresh ? h->dw[q->tid] : cpu->scratch[q->tid];
 
-	if (i1 - i0 < q->p->chunk && !q->fresh) { /* single images need a scratch of their own */
+	if (h->own_wgrad) {
+		const struct conv_shape *c = &h->shape;
+		if (q->fresh)
+			memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
+		for (int i = i0; i < i1; i++)
+			cpu->k->conv_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), c->ic, c->ih, c->iw, c->plain_src,
+			    pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
+	} else if (i1 - i0 < q->p->chunk && !q->fresh) { /* single images need a scratch of their own */
 		for (int i = i0; i < i1; i++) {
 			dnn_conv_wgrad(h->dnn, q->tid, dw, NULL, value(q, s->in_stage, i), at(q, dx, i), 1);
 			add_floats(h->dw[q->tid], dw, h->ndw);
@@ -453,7 +460,12 @@ collect_gradients(struct plan *p, int used, float *dtheta)
 		}
 		if (n->op == OP_LINEAR)
 			memcpy(dw, e->head.dw[0], e->head.ndw * sizeof *dw);
-		else
+		else if (e->head.own_wgrad) {
+			size_t per = (size_t)e->head.shape.ic * n->k * n->k;
+			for (size_t o = 0; o < (size_t)n->c; o++)
+				for (size_t j = 0; j < per; j++)
+					dw[o * per + j] = e->head.dw[0][((o / 8) * per + j) * 8 + o % 8];
+		} else
 			dnn_conv_unprepare(e->head.dnn, dw, e->head.dw[0]);
 		if (n->param[P_BIAS] >= 0)
 			memcpy(dtheta + p->net->param[n->param[P_BIAS]].offset, e->head.db[0], n->c * sizeof *dw);

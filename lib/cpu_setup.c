@@ -48,6 +48,7 @@ compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
 	const struct node *n = &p->net->node[s->head], *src = &p->net->node[n->in[0]];
 	bool dgrad = p->opts.purpose == PLAN_SYNTH || (p->opts.purpose == PLAN_TRAIN && stage_needs_gin(p, s));
 	struct head *h = &e->head;
+	char why[ERRLEN];
 	int want = 0;
 
 	h->shape = (struct conv_shape){ src->c, src->h, src->w, n->c, n->h, n->w, n->k, n->stride, n->pad, n->groups,
@@ -61,9 +62,10 @@ compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
 	h->image_dgrad = dgrad && h->shape.plain_src;
 	want |= h->wino_fwd ? 0 : CONV_FWD;
 	want |= dgrad && !h->wino_dgrad && !h->image_dgrad ? CONV_DGRAD : 0;
-	want |= p->opts.purpose == PLAN_TRAIN ? CONV_WGRAD : 0;
-	if (want && !(h->dnn = dnn_conv_new(&h->shape, want, p->chunk, err)))
-		return -1;
+	if (p->opts.purpose == PLAN_TRAIN && !(h->dnn = dnn_conv_new(&h->shape, want | CONV_WGRAD, p->chunk, why)))
+		h->own_wgrad = true;
+	if (want && !h->dnn && !(h->dnn = dnn_conv_new(&h->shape, want, p->chunk, why)))
+		return fail(err, "node %s: %s", n->name, why);
 	h->fwd = ealigned(h->wino_fwd ? wino_filter_floats(src->c, n->c) : dnn_conv_weights(h->dnn, CONV_FWD), 4);
 	if (h->wino_dgrad)
 		h->dgrad = ealigned(wino_filter_floats(n->c, src->c), 4);
@@ -72,13 +74,11 @@ compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
 	else if (dgrad)
 		h->dgrad = ealigned(dnn_conv_weights(h->dnn, CONV_DGRAD), 4);
 	h->bias = ealigned(pad8(n->c), 4);
-	if (want & CONV_WGRAD)
-		h->ndw = dnn_conv_weights(h->dnn, CONV_WGRAD);
+	if (p->opts.purpose == PLAN_TRAIN)
+		h->ndw = h->own_wgrad ? (size_t)pad8(n->c) * src->c * n->k * n->k : dnn_conv_weights(h->dnn, CONV_WGRAD);
 	const char *isa = ((struct cpu *)p->be_data)->k->isa;
 	snprintf(h->impl, sizeof h->impl, "%s%s", h->wino_fwd ? "winograd:" : dnn_conv_impl(h->dnn, CONV_FWD),
 	    h->wino_fwd ? isa : "");
-	if (!h->wino_fwd && strstr(h->impl, "ref"))
-		return fail(err, "node %s: oneDNN has no fast convolution for it (%s)", n->name, h->impl);
 	return 0;
 }
 

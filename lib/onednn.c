@@ -26,6 +26,8 @@ struct primitive {
 
 struct dnn_conv {
 	struct conv_shape s;
+	int border;                /* zeros put around an image first: oneDNN's fast code pads by less than the kernel */
+	float *bordered[MAX_THREADS];
 	int wgrad_batch;
 	struct primitive fwd, dgrad, wgrad, wgrad1;
 };
@@ -134,6 +136,9 @@ make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[E
 	dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl);
 	snprintf(p->impl, sizeof p->impl, "onednn:%s", impl);
 	dnnl_primitive_desc_destroy(pd);
+	if (strstr(impl, "ref"))
+		return fail(err, "oneDNN has no fast convolution %d -> %d channels, %dx%d, stride %d, padding %d on %dx%d (%s)", s->ic,
+		    s->oc, s->k, s->k, s->stride, s->pad, s->ih, s->iw, impl);
 	p->mem = ecalloc(MAX_THREADS, sizeof *p->mem);
 	return 0;
 }
@@ -143,9 +148,16 @@ dnn_conv_new(const struct conv_shape *s, int want, int wgrad_batch, char err[ERR
 {
 	struct dnn_conv *c = ecalloc(1, sizeof *c);
 
+	struct conv_shape inner = *s;
+
 	pthread_once(&once, start);
 	c->s = *s;
 	c->wgrad_batch = wgrad_batch;
+	if (s->plain_src && s->pad >= s->k) {
+		c->border = s->pad - s->k / 2;
+		inner.ih += 2 * c->border, inner.iw += 2 * c->border, inner.pad -= c->border;
+		s = &inner;
+	}
 	if (want & CONV_FWD && make(&c->fwd, s, CONV_FWD, 1, err) < 0)
 		goto bad;
 	if (want & CONV_DGRAD && make(&c->dgrad, s, CONV_DGRAD, 1, err) < 0)
@@ -184,6 +196,8 @@ dnn_conv_free(struct dnn_conv *c)
 	unmake(&c->dgrad);
 	unmake(&c->wgrad);
 	unmake(&c->wgrad1);
+	for (int i = 0; i < MAX_THREADS; i++)
+		free(c->bordered[i]);
 	free(c);
 }
 
@@ -257,12 +271,29 @@ run(struct primitive *p, int tid, const int arg[4], void *src, void *weights, vo
 	check(dnnl_primitive_execute(p->prim, stream_of(tid), n, args), "execute");
 }
 
+/* n images with their border of zeros, in this thread's scratch. */
+static const float *
+add_border(struct dnn_conv *c, int tid, const float *x, int n)
+{
+	const struct conv_shape *s = &c->s;
+	int b = c->border, h = s->ih + 2 * b, w = s->iw + 2 * b;
+
+	if (!b)
+		return x;
+	if (!c->bordered[tid])
+		c->bordered[tid] = ealigned((size_t)MAX(c->wgrad_batch, 1) * s->ic * h * w, sizeof(float));
+	for (int i = 0; i < n * s->ic; i++)
+		for (int r = 0; r < s->ih; r++)
+			memcpy(c->bordered[tid] + ((size_t)i * h + r + b) * w + b, x + ((size_t)i * s->ih + r) * s->iw, s->iw * sizeof *x);
+	return c->bordered[tid];
+}
+
 void
 dnn_conv_forward(struct dnn_conv *c, int tid, float *y, const float *x, const float *w, const float *bias)
 {
 	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS };
 
-	run(&c->fwd, tid, arg, (void *)x, (void *)w, y, (void *)bias);
+	run(&c->fwd, tid, arg, (void *)add_border(c, tid, x, 1), (void *)w, y, (void *)bias);
 }
 
 void
@@ -279,6 +310,7 @@ dnn_conv_wgrad(struct dnn_conv *c, int tid, float *dw, float *scratch, const flo
 	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, 0 };
 	size_t nx = dnnl_memory_desc_get_size(&c->wgrad1.src) / 4, ny = dnnl_memory_desc_get_size(&c->wgrad1.dst) / 4;
 
+	x = add_border(c, tid, x, n);
 	if (n == c->wgrad_batch) {
 		run(&c->wgrad, tid, arg, (void *)x, dw, (void *)dy, NULL);
 		return;

@@ -129,6 +129,38 @@ test_image_dgrad(const struct kernels *k, int c, int o, int h, int w, int size, 
 }
 
 static void
+test_wgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad, bool plain)
+{
+	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
+	int oh = (h + 2 * pad - size) / stride + 1, ow = (w + 2 * pad - size) / stride + 1;
+	double *x = random_doubles(&r, (size_t)c * h * w), *dy = random_doubles(&r, (size_t)o * oh * ow), worst = 0, top = 0;
+	float *dw = ealigned((size_t)pad8(o) * c * size * size, 4), *fy = block(dy, o, (int64_t)oh * ow), *fx;
+	char what[128];
+
+	fx = plain ? ealigned(c * h * w, 4) : block(x, c, (int64_t)h * w);
+	for (int i = 0; plain && i < c * h * w; i++)
+		fx[i] = x[i];
+	k->conv_wgrad(dw, fx, fy, c, h, w, plain, pad8(o) / 8, oh, ow, size, stride, pad);
+	for (int a = 0; a < o; a++)
+		for (int i = 0; i < c; i++)
+			for (int t = 0; t < size * size; t++) {
+				double s = 0;
+				for (int p = 0; p < oh; p++)
+					for (int q = 0; q < ow; q++) {
+						int yy = p * stride + t / size - pad, xx = q * stride + t % size - pad;
+						if (yy >= 0 && xx >= 0 && yy < h && xx < w)
+							s += dy[(a * oh + p) * ow + q] * x[(i * h + yy) * w + xx];
+					}
+				worst = fmax(worst, fabs(s - dw[(((a / 8) * c + i) * size * size + t) * 8 + a % 8]));
+				top = fmax(top, fabs(s));
+			}
+	snprintf(what, sizeof what, "weight gradient %d->%d %dx%d, %dx%d/%d pad %d%s", c, o, h, w, size, size, stride, pad,
+	    plain ? ", of an image" : "");
+	ok(worst / top < 1e-5, what, k->isa, worst / top);
+	free(x), free(dy), free(dw), free(fy), free(fx);
+}
+
+static void
 test_epilogue(const struct kernels *k, int c, int h, int w, bool with_res, bool relu, bool pool)
 {
 	struct rng r = rng_at(c, RNG_NOISE, h, w, with_res);
@@ -275,6 +307,11 @@ main(void)
 		test_image_dgrad(k, 3, 64, 33, 37, 7, 2, 3);
 		test_image_dgrad(k, 3, 10, 5, 3, 3, 1, 1);
 		test_image_dgrad(k, 2, 9, 6, 6, 3, 1, 1);
+		test_wgrad(k, 1, 16, 28, 28, 3, 1, 3, true);
+		test_wgrad(k, 3, 20, 9, 7, 7, 2, 3, true);
+		test_wgrad(k, 13, 11, 6, 5, 3, 2, 1, false);
+		test_wgrad(k, 32, 40, 2, 2, 3, 1, 1, false);
+		test_wgrad(k, 12, 8, 4, 4, 1, 2, 0, false);
 		for (int f = 0; f < 8; f++) {
 			test_epilogue(k, 16, 8, 8, f & 1, f & 2, f & 4);
 			test_epilogue(k, 13, 7, 5, f & 1, f & 2, f & 4);
