@@ -1,8 +1,8 @@
 /* Images in and out of the formats people have: JPEG, PNG, folders, tars, WebDataset, IDX, CIFAR batches.
  *
- * A source hands out images by number. Folders and tars of CLASS/FILE are numbered class by class (classes sorted by name as
- * torchvision's ImageFolder does, files sorted within), the other kinds as they are stored. The source owns its files;
- * images handed out are the caller's.
+ * A source hands out images by number. Folders and tars of CLASS/FILE are numbered class by class (classes sorted by
+ * name as torchvision's ImageFolder does, files sorted within), the other kinds as they are stored. The source owns its
+ * files; images handed out are the caller's.
  */
 #ifndef IMAGES_H
 #define IMAGES_H
