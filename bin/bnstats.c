@@ -223,6 +223,7 @@ static void add_batch(struct survey *s, const struct imageset *frame, int64_t fr
 		s->count[frame->label[from + i]]++;
 	s->seen += n;
 	progress("images", s->seen, 0, NULL);
+	cli_log(&o->cli, "batch", "images", (double)s->seen, NULL);
 }
 
 /* Encoded images are decoded a frame at a time. */

@@ -32,7 +32,7 @@ static const char synopsis[] =
 	"  --sched SPEC       const, cosine[:WARMUP], step:EVERY[:GAMMA], smooth[:ZETA], in epochs (cosine)\n"
 	"  --crop HOW         rrc:MIN[:MAX], pad:P or none (pad:4)\n"
 	"  --flip P           probability (0.5)\n"
-	"  --dsa NAMES        one of these a picture: color_crop_cutout_flip_scale_rotate\n"
+	"  --dsa NAMES        one of these an image: color_crop_cutout_flip_scale_rotate\n"
 	"  --state FILE       resume from, and save to, this file after every epoch\n"
 	"  --seed N, --threads N, --device D, --isa I, --log FILE, -o FILE, -v, -h, -V";
 
