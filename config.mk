@@ -3,7 +3,6 @@ PREFIX  = /usr/local
 DESTDIR =
 BINDIR  = $(PREFIX)/bin
 MANDIR  = $(PREFIX)/share/man
-LIBEXEC = $(PREFIX)/libexec/teddy
 
 CC      = gcc
 CFLAGS  = -O2 -g
@@ -11,3 +10,6 @@ LDFLAGS =
 
 # Never fast-math: results must not depend on what a compiler thinks of associativity.
 STD     = -std=gnu11 -Wall -Wextra -fopenmp -D_GNU_SOURCE -MMD -MP
+
+# msgpack-c's library for C has another name since its release 6.
+L_MSGPACK = $(if $(wildcard /usr/lib/*/libmsgpack-c.so /usr/lib64/libmsgpack-c.so),-lmsgpack-c,-lmsgpackc)

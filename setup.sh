@@ -1,0 +1,136 @@
+#!/bin/sh
+# Installs the packages that building and running (run) or the tests besides (check) need and that are missing, where
+# this user may; else says what to type. Quick when nothing is missing.
+# usage: setup.sh run|check
+set -eu
+
+cd "$(dirname "$0")"
+
+# A line each: what is needed; the Debian and Ubuntu packages that have it, the first that exists is taken.
+run='C-compiler gcc
+C-library libc6-dev
+oneDNN libdnnl-dev
+msgpack-c libmsgpack-c-dev libmsgpack-dev
+libarchive libarchive-dev
+libjpeg-turbo libjpeg-dev
+libpng libpng-dev
+zlib zlib1g-dev
+xxHash libxxhash-dev
+jansson libjansson-dev
+bash bash
+GNU-parallel parallel'
+check='bats bats
+mandoc mandoc
+shellcheck shellcheck
+zstd zstd
+xz xz-utils
+NumPy python3-numpy
+msgpack-for-Python python3-msgpack
+msgpack-numpy python3-msgpack-numpy
+Pillow python3-pil'
+# For the two PyTorch scripts of the README alone; their tests are left out where it cannot be had.
+optional='torchvision python3-torchvision'
+
+say()
+{
+	echo "setup: $*" >&2
+}
+
+installed()
+{
+	dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
+}
+
+available()
+{
+	apt-cache show "$1" >/dev/null 2>&1
+}
+
+# missing LIST: the packages to install
+missing()
+{
+	printf '%s\n' "$1" | while read -r what packages; do
+		take=
+		for p in $packages; do
+			if installed "$p"; then
+				take=none
+				break
+			fi
+		done
+		for p in $packages; do
+			if [ -z "$take" ] && available "$p"; then
+				take=$p
+			fi
+		done
+		case $take in
+		none) ;;
+		"") echo "${packages##* }" ;;
+		*) echo "$take" ;;
+		esac
+	done | tr '\n' ' '
+}
+
+# apt ARGUMENTS: apt-get as root
+apt()
+{
+	if [ "$(id -u)" -eq 0 ]; then
+		DEBIAN_FRONTEND=noninteractive apt-get "$@" >&2
+	else
+		sudo -n env DEBIAN_FRONTEND=noninteractive apt-get "$@" >&2
+	fi
+}
+
+case ${1-} in
+run) need=$run optional= ;;
+check)
+	need="$run
+$check"
+	;;
+*)
+	echo "usage: setup.sh run|check" >&2
+	exit 2
+	;;
+esac
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+	# Another system: its own names are not known here, and what is missing shows when it is missed.
+	mkdir -p build
+	if [ ! -e "build/setup.$1" ]; then
+		say "no apt here; if the build fails, install these, with headers where they are libraries:"
+		printf '%s\n' "$need" | while read -r what _; do say "  $what"; done
+		: >"build/setup.$1"
+	fi
+	exit 0
+fi
+
+todo=$(missing "$need")
+# Nobody is made to wait twice for what could not be had.
+extra=
+if [ -n "$optional" ] && [ ! -e build/setup.no-torch ]; then
+	extra=$(missing "$optional")
+fi
+[ -n "$todo$extra" ] || exit 0
+if [ "$(id -u)" -ne 0 ] && ! sudo -n true 2>/dev/null; then
+	if [ -n "$todo" ]; then
+		say "these packages are missing; type this line, then try again:"
+		echo "    sudo apt-get install --no-install-recommends $todo$extra" >&2
+		exit 1
+	fi
+	say "without $extra(sudo apt-get install --no-install-recommends $extra) two tests are left out"
+	exit 0
+fi
+say "installing $todo$extra"
+apt -qq update || say "the lists of packages could not be renewed; going on with those that are there"
+todo=$(missing "$need") # a fresh list may know better names
+if [ -n "$todo" ]; then
+	# shellcheck disable=SC2086 # words
+	apt -qq -y --no-install-recommends install $todo
+fi
+if [ -n "$extra" ]; then
+	# shellcheck disable=SC2086 # words
+	apt -qq -y --no-install-recommends install $extra || {
+		say "$extra could not be installed; two tests are left out"
+		mkdir -p build
+		: >build/setup.no-torch
+	}
+fi
