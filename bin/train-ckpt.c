@@ -207,8 +207,12 @@ static struct exam *open_exam(struct run *r)
 	const struct imageset *train = &r->set;
 	const char *path = r->o->val;
 	char err[ERRLEN];
+	struct stat st;
 	int *map;
 
+	/* Read twice: for its images, and for the digest in the history. */
+	if (!stat(path, &st) && !S_ISREG(st.st_mode))
+		die("%s: -t takes a regular file", path);
 	read_images(path, &e->set);
 	if (e->set.c != train->c || e->set.h != train->h || e->set.w != train->w)
 		die("%s: images of %dx%dx%d, but training has %dx%dx%d", path, e->set.c, e->set.h, e->set.w, train->c, train->h,

@@ -142,8 +142,8 @@ static int match_classes(struct ts_reader *r, const struct val *images, int k, i
 	return rc;
 }
 
-struct layer_stats **stats_read(const char *path, const struct teacher *t, int nteacher, const struct val *images_header,
-	char err[ERRLEN])
+struct layer_stats **stats_read(const char *path, const struct teacher *t, int nteacher,
+	const struct val *images_header, char err[ERRLEN])
 {
 	int k = header_nclass(images_header), *map = ecalloc(k + 1, sizeof *map);
 	struct layer_stats **out = NULL;

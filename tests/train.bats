@@ -188,6 +188,7 @@ listed()
 	bnstats -p pool.tar >work/stats.ts
 	refused "kind stats" train -e 1 -o out <work/stats.ts
 	refused "nowhere.ts" train -e 1 -t nowhere.ts -o out <train.ts
+	refused "regular file" train -e 1 -t <(cat val.ts) -o out <train.ts
 	refused "pool.tar" train -e 1 -t pool.tar -o out <train.ts
 	refused "vgg" train -e 1 -a vgg -o out <train.ts
 	refused "nowhere/out" train -e 1 -o nowhere/out <train.ts
@@ -209,8 +210,8 @@ listed()
 	train -e 3 --state work/state <train.ts >/dev/null
 	python <<-'END'
 	o = objects(open("work/state", "rb"))
-	drop = ("tensorstream", "kind", "xxh3")
-	w = tstream.Writer("work/poisoned", "state", {**{k: v for k, v in o[0].items() if k not in drop}, "epoch": 1, "step": 13})
+	head = {k: v for k, v in o[0].items() if k not in ("tensorstream", "kind", "xxh3")}
+	w = tstream.Writer("work/poisoned", "state", {**head, "epoch": 1, "step": 13})
 	for f in o[1:-1]:
 	    data = f["data"].copy()
 	    if f["name"] == "theta":
@@ -293,6 +294,20 @@ listed()
 	        k = y == 3
 	        assert np.allclose(z[k].mean((0, 2, 3)), c["class_mean"][3], rtol=1e-4, atol=1e-5)
 	        assert np.allclose(z[k].var((0, 2, 3)), c["class_var"][3], rtol=1e-4, atol=1e-5)
+	END
+}
+
+@test "encoded images give the statistics of their pixels" {
+	load-images -n 20 "$root/pipelines/sample/train-images-idx3-ubyte.gz" | save-images --format folder -o work/folder
+	load-images work/folder >work/pixels.ts
+	load-images --encoded work/folder >work/encoded.ts
+	bnstats -p pool.tar --classwise <work/pixels.ts >work/a.ts
+	bnstats -p pool.tar --classwise <work/encoded.ts >work/b.ts
+	python <<-'END'
+	a, b = frames("work/a.ts"), frames("work/b.ts")
+	assert len(a) == len(b) == 6
+	for f, g in zip(a, b):
+	    assert all((f[k] == g[k]).all() for k in ("mean", "var", "class_mean", "class_var"))
 	END
 }
 
