@@ -26,25 +26,27 @@ void results_print(FILE *fp, const struct result *res, int n)
 		if (isnan(res[i].train_loss))
 			fputs("-", fp);
 		else
-			fprintf(fp, "%.4f", res[i].train_loss);
+			fprintf(fp, "%.4g", res[i].train_loss);
 		fprintf(fp, "\t%.1f\n", res[i].seconds);
 	}
 }
 
 void results_print_mean(FILE *fp, const struct result *res, int n)
 {
-	static const struct { size_t field; int digits; } column[] = {
-		{ offsetof(struct result, accuracy), 2 }, { offsetof(struct result, loss), 4 },
-		{ offsetof(struct result, train_loss), 4 }, { offsetof(struct result, seconds), 1 }
+	/* The training loss has no usual size: a KL at a high temperature is small. */
+	static const struct { size_t field; const char *format, *deviation; } column[] = {
+		{ offsetof(struct result, accuracy), "\t%.2f", " ± %.2f" }, { offsetof(struct result, loss), "\t%.4f", " ± %.4f" },
+		{ offsetof(struct result, train_loss), "\t%.4g", " ± %.2g" },
+		{ offsetof(struct result, seconds), "\t%.1f", " ± %.1f" }
 	};
 	double deviation, mean;
 
 	fprintf(fp, "%s\tmean", res[0].arch);
 	for (size_t i = 0; i < LEN(column); i++) {
 		mean = mean_of(res, n, column[i].field, &deviation);
-		fprintf(fp, "\t%.*f", column[i].digits, mean);
+		fprintf(fp, column[i].format, mean);
 		if (n > 1)
-			fprintf(fp, " ± %.*f", column[i].digits, deviation);
+			fprintf(fp, column[i].deviation, deviation);
 	}
 	putc('\n', fp);
 }
