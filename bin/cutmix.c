@@ -215,14 +215,15 @@ int main(int argc, char **argv)
 	const char *out = NULL;
 	struct ts_reader r;
 	struct ts_writer w;
+	struct norm norm;
 	int chw[3];
 
 	progname = "cutmix";
 	parse(&p, &out, argc, argv);
 	if (ts_open(&r, NULL, "images") < 0)
 		die("%s", r.err);
-	if (header_shape(r.header, chw) < 0)
-		die("%s: header: no image shape", r.name);
+	if (header_shape(r.header, chw) < 0 || header_norm(r.header, &norm) < 0 || norm.channels != chw[0])
+		die("%s: header: no image shape or normalisation that fits it", r.name);
 	p.h = chw[1], p.w = chw[2];
 
 	struct images im = read_images(&r);

@@ -293,6 +293,9 @@ static int take_param(struct ts_reader *r, const struct net *n, struct val *fram
 	if (t->type != DT_F32 || t->ndim != n->param[i].ndim ||
 	    memcmp(t->shape, n->param[i].shape, t->ndim * sizeof *t->shape))
 		return fail(r->err, "%s: parameter %s: its shape is not the net's", r->name, name);
+	for (size_t j = 0; j < tensor_count(t); j++)
+		if (!isfinite(((const float *)t->data)[j]))
+			return fail(r->err, "%s: parameter %s: not a finite number", r->name, name);
 	got[i] = frame->map.item[0];
 	frame->map.item[0] = val_nil();
 	return 0;
