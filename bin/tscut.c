@@ -150,11 +150,16 @@ static int64_t cut_frame(struct job *j, struct val *frame, int64_t at)
 {
 	const struct tensor *labels = val_get_tensor(frame, "labels");
 	int nclass = header_nclass(j->r.header);
+	const struct val *first = frame->map.len ? frame->map.item[0] : NULL;
 	int64_t n, i, m = 0, *keep, label;
 
 	if (!labels || labels->type != DT_I64 || labels->ndim != 1)
 		die("%s: frame %lld has no labels", j->r.name, (long long)at);
 	n = labels->shape[0];
+	if ((first->type == V_TENSOR && (!first->t.ndim || first->t.shape[0] != n)) ||
+	    (first->type == V_LIST && first->list.len != (size_t)n))
+		die("%s: frame %lld: %lld labels, but %s has another number", j->r.name, (long long)at, (long long)n,
+			frame->map.key[0]);
 	keep = emalloc(n * sizeof *keep);
 	for (i = 0; i < n; i++) {
 		label = ((int64_t *)labels->data)[i];
