@@ -1,6 +1,7 @@
 /* evaluate(1): what a network learns from images or recipes, measured on a validation set */
 #include <math.h>
 #include <omp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -570,6 +571,7 @@ int main(int argc, char **argv)
 	struct ts_reader in;
 
 	progname = "evaluate";
+	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
 	omp_set_num_threads(get_threads());
 	if (o.pool) {

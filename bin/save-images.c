@@ -65,6 +65,16 @@ static void catch_signals(void)
 		sigaction(sigs[i], &sa, NULL);
 }
 
+static _Noreturn void tar_failed(struct sink *s)
+{
+	const char *name = s->file.path ? s->file.path : "standard output";
+
+	errno = archive_errno(s->tar);
+	if (errno > 0)
+		die("%s:", name);
+	die("%s: %s", name, archive_error_string(s->tar));
+}
+
 static void open_tar(struct sink *s, const char *out)
 {
 	char err[ERRLEN];
@@ -135,7 +145,7 @@ static void put_member(struct sink *s, const char *name, const void *p, size_t n
 	archive_entry_set_size(e, n);
 	archive_entry_set_mtime(e, 0, 0);
 	if (archive_write_header(s->tar, e) != ARCHIVE_OK || archive_write_data(s->tar, p, n) != (ssize_t)n)
-		die("%s: %s", s->file.path ? s->file.path : "<stdout>", archive_error_string(s->tar));
+		tar_failed(s);
 	archive_entry_free(e);
 }
 
@@ -146,7 +156,7 @@ static void finish(struct sink *s)
 
 	if (s->tar) {
 		if (archive_write_close(s->tar) != ARCHIVE_OK)
-			die("%s", archive_error_string(s->tar));
+			tar_failed(s);
 		archive_write_free(s->tar);
 		if (out_finish(&s->file, err))
 			die("%s", err);
