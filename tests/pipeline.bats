@@ -1,0 +1,194 @@
+#!/usr/bin/env bats
+# teddy, the whole flow: what it leaves, what it does not do twice, what it refuses; and the examples of the pages.
+
+bats_require_minimum_version 1.5.0
+load tools/small.bash
+
+# done_again LOG: the steps that a run did do
+done_again()
+{
+	sed -n 's/^..:..:..  //p' "$1" | grep -v ': there$' || true
+}
+
+# spared LOG EXPRESSION: no such step was done
+spared()
+{
+	local did
+
+	did=$(done_again "$1" | grep -E "$2") || return 0
+	echo "done again: $did"
+	return 1
+}
+
+setup_file()
+{
+	cd "$BATS_FILE_TMPDIR" || return
+	ln -s "$root/pipelines/sample" sample
+	run_into first
+}
+
+# run_into FOLDER [OPTION...]: the smallest run that has every step, with two units
+run_into()
+{
+	local into=$1
+
+	shift
+	"$root/pipelines/teddy" --arch convnet2-8 --per-class 15 --epochs 2 --first 1 --every 1 --batch 50 --ipc 4 --unit 20 \
+		--iterations 4 --teachers 2 --hard-steps 6 --soft-steps 6 --soft-batch 10 --repeats 2 --classes @sample/CLASSES \
+		"$@" sample/train-images-idx3-ubyte.gz sample/t10k-images-idx3-ubyte.gz "$into" >"$into.out" 2>"$into.err"
+}
+
+setup()
+{
+	cd "$BATS_FILE_TMPDIR" || return
+}
+
+@test "it leaves images, archive, pictures and a table with three rows" {
+	[ "$(tsinfo first/distilled.ts | head -n 1)" = "first/distilled.ts: images, 2 frames, 40 images" ]
+	[ "$(tsinfo first/random.ts | head -n 1)" = "first/random.ts: images, 2 frames, 40 images" ]
+	[ "$(tar tf first/distilled.tar | grep -c 'png$')" -eq 40 ]
+	[ "$(head -c 4 first/montage.png | tail -c 3)" = PNG ]
+	[ "$(head -c 4 first/random.png | tail -c 3)" = PNG ]
+	[ "$(cut -f 1,2 first/table.tsv | tr '\t\n' '  ')" = "set images distilled 40 random 40 whole 150 " ]
+	awk -F '\t' 'NR > 1 { for (i = 3; i <= 6; i++) if ($i !~ /^[0-9.]+$/) exit 1; if ($3 > 100 || $3 < 5) exit 1 }
+		NF != 6 { exit 1 }' first/table.tsv
+	[ ! -e first/partial ]
+	run -1 cmp -s first/distilled.ts first/random.ts
+}
+
+@test "the table's figures are those of the students" {
+	for row in 2:distilled 3:random 4:whole; do
+		for column in 3:06-hard 5:07-soft; do
+			file=first/${column#*:}-${row#*:}.tsv
+			[ "$(grep -c . "$file")" -eq 3 ]
+			mean=$(awk -F '\t' '$2 != "mean" { s += $3 } END { printf "%.2f", s / (NR - 1) }' "$file")
+			[ "$(sed -n "${row%:*}p" first/table.tsv | cut -f "${column%:*}")" = "$mean" ]
+		done
+	done
+	grep -q '^distilled  *40   [0-9.]* ± [0-9.]*  *[0-9.]* ± [0-9.]*$' first.out
+	grep -q '^pool: 2 networks of ' first.out
+	grep -q 'first/montage.png$' first.out
+}
+
+@test "the result tells its history" {
+	tsinfo --history first/distilled.ts >history
+	for program in load-images synth-init synth-step train-ckpt bnstats; do
+		grep -q "$program" history
+	done
+}
+
+@test "nothing is done twice, whatever the number of threads and jobs" {
+	run_into first --jobs 1 --threads 1
+	[ -z "$(done_again first.err)" ]
+	[ "$(grep -c ': there$' first.err)" -eq 17 ]
+}
+
+@test "units side by side and one after the other are the same bytes" {
+	run_into one --jobs 1 --threads 2 --whole-steps 0
+	run_into two --jobs 2 --threads 2 --whole-steps 0
+	cmp one/distilled.ts two/distilled.ts
+	[ "$(tail -n 1 one/table.tsv)" = "$(printf 'whole\t150\t-\t-\t-\t-')" ]
+	grep -q '^whole training set  *150   -  *-$' one.out
+}
+
+@test "other options do again what they concern; a damaged or missing output is made again" {
+	cp -a first again
+	run_into again --iterations 5
+	done_again again.err | grep -q 'synthesis: 5'
+	spared again.err 'pool:|statistics|images$|random'
+	run -1 cmp -s again/distilled.ts first/distilled.ts
+	run_into again # back
+	cmp again/distilled.ts first/distilled.ts
+	truncate -s -7 again/03-stats.ts
+	rm again/random.png
+	run_into again
+	done_again again.err | grep -qx statistics
+	done_again again.err | grep -qx 'picture of the random images'
+	spared again.err pool:
+	cmp again/03-stats.ts first/03-stats.ts
+	cmp again/distilled.ts first/distilled.ts
+}
+
+@test "a step that fails stops all, leaves nothing that looks whole, and what was done is there next time" {
+	# the filters of a build elsewhere, of which one is broken
+	mkdir -p tree/pipelines tree/build/bin
+	cp "$root/pipelines/teddy" tree/pipelines
+	for prog in "$root"/build/bin/*[a-z]; do
+		[ ! -x "$prog" ] || ln -s "$prog" tree/build/bin/
+	done
+	rm tree/build/bin/synth-step
+	printf '#!/bin/sh\necho "synth-step: out of ideas" >&2\nexit 1\n' >tree/build/bin/synth-step
+	chmod +x tree/build/bin/synth-step
+	cp -a first stopped
+	root=$PWD/tree run run_into stopped --synth-lr 0.2
+	[ "$status" -ne 0 ]
+	grep -q 'out of ideas' stopped.err
+	[ ! -e stopped/distilled.ts ]
+	[ ! -s stopped.out ]
+	rm tree/build/bin/synth-step
+	ln -s "$root/build/bin/synth-step" tree/build/bin/
+	root=$PWD/tree run_into stopped --synth-lr 0.2
+	tsinfo stopped/distilled.ts >/dev/null
+	spared stopped.err pool:
+}
+
+@test "bad command lines exit 2, missing data and bad data 1, with words" {
+	local teddy=$root/pipelines/teddy
+
+	run -2 "$teddy" sample out
+	run -2 "$teddy" --ipc none sample sample out
+	run -2 "$teddy" --ipc 0 sample sample out
+	run -2 "$teddy" --nothing sample sample out
+	run -2 "$teddy" --ipc
+	run -2 "$teddy" --arch convnet3-in sample sample out
+	run -1 "$teddy" nowhere sample out
+	[[ $output == *"nowhere: no such file"* ]]
+	[ ! -e out ]
+	echo no images >text
+	run -1 "$teddy" text sample out
+	[ ! -e out/01-train.ts ]
+	run -0 "$teddy" -h
+	[[ $output == usage:* ]]
+}
+
+# examples PAGE: its displayed lines, as a reader would type them
+examples()
+{
+	sed -n 's/^\.Dl //p' "$root/man/$1"
+}
+
+@test "examples of teddy(1)" {
+	mkdir -p pages/{train,test}
+	ln -s "$root/pipelines/sample" pages/sample
+	cd pages
+	PATH=$root/pipelines:$PATH
+	examples teddy.1 >lines
+	[ "$(wc -l <lines)" -eq 2 ]
+	sed -n 1p lines >try
+	bash -euo pipefail try 2>try.err
+	[ "$(cut -f 2 out/table.tsv | tr '\n' ' ')" = "images 100 100 500 " ]
+	# two folders of class folders, with fewer images and smaller networks than the page has
+	for set in train test; do
+		load-images -n 6 --classes @sample/CLASSES sample/train-images-idx3-ubyte.gz |
+			save-images --format folder -o $set.d
+		rm -r $set
+		mv $set.d $set
+	done
+	sed -n 2p lines | sed 's/out$/out2/; s/--ipc 50/--ipc 2 --arch convnet2-8 --epochs 1 --first 1 --iterations 2 --teachers 1 \
+		--hard-steps 2 --soft-steps 2/' | tr -d '\n' >try
+	bash -euo pipefail try 2>try.err
+	[ "$(cut -f 2 out2/table.tsv | tr '\n' ' ')" = "images 20 20 60 " ]
+	tsinfo out2/distilled.ts | grep -q 'shape *1,32,32'
+}
+
+@test "the tour of teddy(7), with smaller numbers" {
+	mkdir tour
+	ln -s "$root/pipelines/sample" tour/sample
+	cd tour
+	examples teddy.7 | sed 's/convnet3-32/convnet2-8/g; s/-e 8 -b 64/-e 2 -b 64/; s/-N 200/-N 3/; s/--steps 400/--steps 5/
+		s/-e 100/-e 2/; s/^load-images /load-images -n 25 /' >lines
+	[ "$(wc -l <lines)" -eq 12 ]
+	bash -euo pipefail lines >said
+	[ "$(grep -c mean said)" -eq 2 ]
+	[ "$(tsinfo distilled.ts | head -n 1)" = "distilled.ts: images, 2 frames, 200 images" ]
+}
