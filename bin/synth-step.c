@@ -25,7 +25,7 @@ static const char synopsis[] =
     "  --betas B1,B2        (0.5,0.9)\n"
     "  --wd W               weight decay (0)\n"
     "  --sched WHAT         cosine or const (cosine)\n"
-    "  --aug LIST           none, dsa[:GROUPS], or of rrc:MIN[:MAX] flip[:P] roll:N, joined by commas (rrc:0.5,flip)\n"
+    "  --aug LIST           none, dsa[:GROUPS], or of rrc:MIN[:MAX] flip[:P] roll:N, joined by commas (none)\n"
     "  --float              keep finished units as f32\n"
     "  --seed N --threads N --isa NAME --log FILE -o FILE -v -h -V";
 
@@ -112,7 +112,7 @@ parse(struct job *j, int argc, char **argv)
 
 	*o = (struct synth_opts){ .subset = 3, .alpha = 1, .first = 10, .lr = 0.1, .beta1 = 0.5, .beta2 = 0.9,
 		.sched = SCHED_COSINE };
-	j->aug = "rrc:0.5,flip";
+	j->aug = "none";
 	j->class_weight = -1;
 	while ((c = getopt_long(argc, argv, "p:s:N:n:" CLI_SHORT, longs, NULL)) != -1)
 		switch (c) {

@@ -259,14 +259,11 @@ conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
 	if (q->fresh)
 		memset(h->db[q->tid], 0, n->c * sizeof(float));
 	for (int i = i0; i < i1; i++) {
-		const float *d = at(q, dx, i);
-		for (int c = 0; c < n->c; c++) {
-			const float *plane = d + (size_t)(c / 8) * n->h * n->w * 8 + c % 8;
-			double sum = 0;
-			for (int64_t j = 0; j < (int64_t)n->h * n->w; j++)
-				sum += plane[j * 8];
-			h->db[q->tid][c] += sum;
-		}
+		double *sum = cpu->sum[q->tid];
+		memset(sum, 0, 2 * n->c * sizeof *sum);
+		cpu->k->sums(sum, sum + n->c, at(q, dx, i), cpu->zero, n->c, n->h, n->w);
+		for (int c = 0; c < n->c; c++)
+			h->db[q->tid][c] += sum[c];
 	}
 }
 
@@ -366,7 +363,12 @@ run_call(const struct pass *q, const struct call *c, int i0, int i1)
 		[F_HEAD] = f_head, [F_EPILOGUE] = f_epilogue, [B_EPILOGUE] = b_epilogue, [B_HEAD] = b_head,
 	};
 
+	struct exec *e = q->p->stage[c->stage].exec;
+	double start = q->tid ? 0 : now();
+
 	what[c->what](q, &q->p->stage[c->stage], i0, i1);
+	if (q->tid == 0)
+		e->spent[c->what] += now() - start;
 }
 
 /* A chunk through calls [c0, c1) of one phase; a stage's two halves go together, a few images at a time. */
@@ -387,8 +389,12 @@ run_chunk(const struct pass *q, int c0, int c1, int i1)
 		}
 		const struct call *last = pair ? call + 1 : call;
 		const struct stage *s = &q->p->stage[call->stage];
-		if (wgrad && last->what == B_HEAD && s->head >= 0 && q->p->net->node[s->head].op == OP_CONV)
+		if (wgrad && last->what == B_HEAD && s->head >= 0 && q->p->net->node[s->head].op == OP_CONV) {
+			double start = now();
 			conv_wgrad(q, s, q->first, i1);
+			if (q->tid == 0)
+				((struct exec *)s->exec)->wgrad_spent += now() - start;
+		}
 		c += pair;
 	}
 }
@@ -502,6 +508,16 @@ cpu_update_running(struct plan *p, int n, struct weights *w)
 	}
 }
 
+static void
+cpu_times(const struct plan *p, int i, double ms[STAGE_TIMES])
+{
+	const struct exec *e = p->stage[i].exec;
+
+	for (int w = 0; w < STAGE_TIMES - 1; w++)
+		ms[w] = 1e3 * e->spent[w];
+	ms[STAGE_TIMES - 1] = 1e3 * e->wgrad_spent;
+}
+
 static const char *
 cpu_impl(const struct plan *p, int i)
 {
@@ -519,4 +535,5 @@ const struct backend backend_cpu = {
 	.backward = cpu_backward,
 	.update_running = cpu_update_running,
 	.impl = cpu_impl,
+	.times = cpu_times,
 };

@@ -32,6 +32,8 @@ struct exec {
 	double *sdz, *sdzx;           /* TRAIN: (batch,c) sums of dz and dz*(x - ref) per image */
 	double *mean, *var;           /* TRAIN: (c) of the batch, biased */
 	double *isum, *isumsq;        /* instance norm: (batch,c) */
+	double spent[4];              /* seconds of the first thread, by enum what */
+	double wgrad_spent;
 	char impl[128];
 };
 
@@ -41,6 +43,8 @@ struct cpu {
 	size_t nscratch;
 	float **scratch;              /* Winograd's tiles, weight gradients; per thread */
 	float **coef;                 /* (3*cp) per thread: per-image affine coefficients */
+	double **sum;                 /* (3*cp) per thread */
+	float *zero;                  /* (3*cp) */
 	size_t ncoef;
 };
 

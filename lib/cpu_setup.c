@@ -150,9 +150,11 @@ cpu_threads(struct plan *p, int nthread)
 		return;
 	cpu->scratch = erealloc(cpu->scratch, nthread, sizeof *cpu->scratch);
 	cpu->coef = erealloc(cpu->coef, nthread, sizeof *cpu->coef);
+	cpu->sum = erealloc(cpu->sum, nthread, sizeof *cpu->sum);
 	for (int t = cpu->nthread; t < nthread; t++) {
 		cpu->scratch[t] = ealigned(cpu->nscratch + 1, 4);
 		cpu->coef[t] = ealigned(cpu->ncoef + 1, 4);
+		cpu->sum[t] = ealigned(cpu->ncoef + 1, 8);
 	}
 	for (int i = 0; i < p->nstage; i++) {
 		struct exec *e = p->stage[i].exec;
@@ -182,8 +184,9 @@ cpu_compile(struct plan *p, char err[ERRLEN])
 		if (e->head.wino_fwd)
 			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
 		cpu->nscratch = MAX(cpu->nscratch, e->head.ndw);
-		cpu->ncoef = MAX(cpu->ncoef, 3 * (size_t)e->cp);
+		cpu->ncoef = MAX(cpu->ncoef, 3 * (size_t)MAX(e->cp, pad8(c->oc)));
 	}
+	cpu->zero = ealigned(cpu->ncoef + 1, 4);
 	cpu_threads(p, get_threads());
 	return 0;
 }
@@ -213,8 +216,11 @@ cpu_release(struct plan *p)
 	for (int t = 0; cpu && t < cpu->nthread; t++) {
 		free(cpu->scratch[t]);
 		free(cpu->coef[t]);
+		free(cpu->sum[t]);
 	}
 	if (cpu) {
+		free(cpu->sum);
+		free(cpu->zero);
 		free(cpu->scratch);
 		free(cpu->coef);
 	}

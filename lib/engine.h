@@ -37,6 +37,8 @@ struct call {
 	int stage, phase; /* between phases every chunk waits for all others */
 };
 
+enum { STAGE_TIMES = 5 }; /* the four calls, and the weight gradient */
+
 struct backend;
 struct plan {
 	const struct net *net;
@@ -76,6 +78,7 @@ struct backend {
 	void (*backward)(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta);
 	void (*update_running)(struct plan *p, int n, struct weights *w);
 	const char *(*impl)(const struct plan *p, int stage);
+	void (*times)(const struct plan *p, int stage, double ms[STAGE_TIMES]); /* spent so far, of one thread */
 };
 extern const struct backend backend_cpu;
 

@@ -11,6 +11,7 @@ void
 set_threads(int n)
 {
 	threads = n;
+	omp_set_num_threads(n); /* for the loops that ask for no number */
 }
 
 int
@@ -509,12 +510,18 @@ plan_describe(const struct plan *p)
 	fprintf(stderr, "%s: %s %s on %s, batch %d in chunks of %d: %.1f MB a batch + %.1f MB a thread\n", progname,
 	    p->net->arch, purpose[p->opts.purpose], p->be->name, p->opts.batch, p->chunk,
 	    4e-6 * p->batch_floats * p->opts.batch, 4e-6 * p->chunk_floats * p->chunk);
+	fprintf(stderr, "%s: %-61s %6s %6s %6s %6s %6s  (ms so far, one thread)\n", progname, "", "conv", "norm", "undo", "dgrad",
+	    "wgrad");
 	for (int i = 0; i < p->nstage; i++) {
 		const struct stage *s = &p->stage[i];
 		const struct node *o = &p->net->node[s->out];
+		double ms[STAGE_TIMES];
 		int part[] = { s->solo, s->head, s->norm, s->add, s->relu, s->pool };
 
 		fprintf(stderr, "%s: stage %2d %4dx%-3dx%-3d %-28s", progname, i, o->c, o->h, o->w, p->be->impl(p, i));
+		p->be->times(p, i, ms);
+		for (int j = 0; j < STAGE_TIMES; j++)
+			fprintf(stderr, " %6.0f", ms[j]);
 		for (size_t j = 0; j < LEN(part); j++)
 			if (part[j] >= 0)
 				fprintf(stderr, " %s", p->net->node[part[j]].name);

@@ -60,9 +60,6 @@ measure(const struct workload *w, int repeats, int verbose)
 		label[i] = i % 10;
 	plan_bind(p, ws);
 	plan_load(p, &wt);
-	if (verbose)
-		plan_describe(p);
-
 	struct optim o = w->purpose == PLAN_TRAIN ? optim_new(OPT_SGD, net->ntheta) : optim_new(OPT_ADAM, pixels);
 	o.momentum = 0.9;
 	struct layer_stats *ls = ecalloc(plan_ntaps(p) + 1, sizeof *ls);
@@ -90,6 +87,8 @@ measure(const struct workload *w, int repeats, int verbose)
 		if (i >= 0)
 			t[i] = now() - start;
 	}
+	if (verbose)
+		plan_describe(p);
 	qsort(t, repeats, sizeof *t, by_value);
 	printf("%s\t%.4f\t%.1f\n", w->name, t[repeats / 2], ws_bytes(ws) / 1e6);
 	fflush(stdout);
