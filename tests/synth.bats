@@ -9,19 +9,21 @@ setup_file()
 {
 	cd "$BATS_FILE_TMPDIR" || return
 	small_files
-	synth-step -p pool.tar -s stats.ts -N 10 -o ten.ts <init.ts
-	synth-step -p pool.tar -s stats.ts -N 10 -n 5 -o five.ts <init.ts
+	step -N 10 -o ten.ts <init.ts
+	step -N 10 -n 5 -o five.ts <init.ts
 }
+
+# with draws of both kinds: of teachers and of augmentation
+step()
+{
+	synth-step -p pool.tar -s stats.ts --aug rrc:0.5,flip "$@"
+}
+export -f step
 
 setup()
 {
 	cd "$BATS_TEST_TMPDIR" || return
 	ln -s "$BATS_FILE_TMPDIR"/* .
-}
-
-step()
-{
-	synth-step -p pool.tar -s stats.ts "$@"
 }
 
 # pixels FILE: a hash of the pixels and labels of each frame, without history or anything else
@@ -58,8 +60,8 @@ examples()
 	done
 	tscat part-2.ts part-0.ts part-1.ts | cmp - ten.ts
 	rm part-*.ts
-	seq 0 2 | parallel --will-cite -j 2 \
-		'tscut -u {} init.ts | synth-step -p pool.tar -s stats.ts -N 10 --threads 1 -o part-{}.ts'
+	seq 0 2 | SHELL=$BASH parallel --will-cite -j 2 \
+		'tscut -u {} init.ts | step -N 10 --threads 1 -o part-{}.ts'
 	tscat part-*.ts | cmp - ten.ts
 	tscut -u 2,0 five.ts | step -o two.ts
 	tscut -u 0,2 ten.ts | cmp - two.ts
@@ -115,6 +117,8 @@ examples()
 		# shellcheck disable=SC2086
 		step -N 4 $o <one.ts | cmp - ref.ts
 	done
+	synth-step -p pool.tar -N 4 --aug none -o out.ts <one.ts
+	synth-step -p pool.tar -N 4 <one.ts | cmp - out.ts
 }
 
 @test "--float rounds to the product" {
@@ -239,12 +243,12 @@ examples()
 @test "noise without an iteration stays at chance" {
 	for s in 0 1 2 3 4 5 6 7; do
 		synth-init -i 5 --seed $s --from noise <train.ts | evaluate -a convnet2-16 -t val.ts --seed $s --steps 20 | head -1
-	done >noise
-	synth-init -i 5 <train.ts | evaluate -a convnet2-16 -t val.ts --steps 20 | head -1 >real
+	done >noise.txt
+	synth-init -i 5 <train.ts | evaluate -a convnet2-16 -t val.ts --steps 20 | head -1 >real.txt
 	"$python" - <<-'END'
 	import math, statistics as st
 	# each set of noise by itself: students of one set agree on what its accidents look like
-	a, (real,) = ([float(l.split("\t")[2]) for l in open(f)] for f in ("noise", "real"))
+	a, (real,) = ([float(l.split("\t")[2]) for l in open(f)] for f in ("noise.txt", "real.txt"))
 	sigma = st.stdev(a) / math.sqrt(len(a))
 	assert len(a) == 8 and abs(st.mean(a) - 10) < 3 * sigma, (a, sigma)
 	assert real > 10 + 3 * sigma, (real, sigma)
