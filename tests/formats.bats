@@ -76,7 +76,7 @@ print(2 + len(tstream.read('$f')[1]))")" ]
 }
 
 @test "the page's example is a stream and reads as the page says" {
-	page '83ac 7465' | xxd -r -p >a.ts
+	page '83ac 7465' | "$python" -c 'import sys; sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))' >a.ts
 	tsinfo a.ts
 	tscat a.ts | cmp - a.ts
 	page 'import msgpack' >read.py

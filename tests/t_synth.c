@@ -36,8 +36,7 @@ struct pool {
 	struct teacher_ref ref[POOL];
 };
 
-static float *
-fill(struct rng *r, size_t n, double mean, double size, int positive)
+static float *fill(struct rng *r, size_t n, double mean, double size, int positive)
 {
 	float *x = emalloc(n * sizeof *x);
 
@@ -48,8 +47,7 @@ fill(struct rng *r, size_t n, double mean, double size, int positive)
 	return x;
 }
 
-static struct pool *
-make_pool(void)
+static struct pool *make_pool(void)
 {
 	struct pool *p = ecalloc(1, sizeof *p);
 	char err[ERRLEN];
@@ -81,8 +79,7 @@ make_pool(void)
 	return p;
 }
 
-static void
-free_pool(struct pool *p)
+static void free_pool(struct pool *p)
 {
 	for (int t = 0; t < POOL; t++) {
 		weights_free(&p->w[t]);
@@ -96,8 +93,7 @@ free_pool(struct pool *p)
 static int64_t by_class[MAXN] = { 0, 1, 2, 3, 0, 1, 2, 3, 0, 1 }, in_turn[MAXN] = { 0, 0, 0, 0, 1, 1, 1, 1, 2, 2 };
 static float low[MAXN * PIX], high[MAXN * PIX];
 
-static struct unit
-make_unit(int n, int64_t number)
+static struct unit make_unit(int n, int64_t number)
 {
 	struct rng r = rng_at(3, RNG_NOISE, 0, 0, 0);
 
@@ -107,8 +103,7 @@ make_unit(int n, int64_t number)
 		.opt = optim_new(OPT_ADAM, n * PIX), .total = 40, .lo = low, .hi = high };
 }
 
-static void
-free_unit(struct unit *u)
+static void free_unit(struct unit *u)
 {
 	free(u->x);
 	optim_free(&u->opt);
@@ -120,8 +115,7 @@ struct affine {
 	double matrix[PIX][PIX], shift[PIX];
 };
 
-static void
-find_affine(struct affine *a, const struct synth_opts *o, const struct unit *u)
+static void find_affine(struct affine *a, const struct synth_opts *o, const struct unit *u)
 {
 	struct rng r = rng_at(o->seed, RNG_SYNTHAUG, u->number, u->opt.step, 0);
 	struct view v = VIEW_IDENTITY(S, S);
@@ -158,8 +152,8 @@ find_affine(struct affine *a, const struct synth_opts *o, const struct unit *u)
 }
 
 /* Logits (K) of one image (C,S,S) and the inputs of both BN layers. */
-static void
-ref_forward(const struct net *net, const struct weights *w, const double *image, double *logits, double *const *bn)
+static void ref_forward(const struct net *net, const struct weights *w, const double *image, double *logits,
+    double *const *bn)
 {
 	double a[WIDEST], b[WIDEST], weight[16 * 16 * 9], bias[16];
 	int layer = 0, c = C, h = S;
@@ -211,8 +205,7 @@ ref_forward(const struct net *net, const struct weights *w, const double *image,
 	}
 }
 
-static double
-cross_entropy(double (*logits)[MAXN][K], int nteacher, const struct unit *u, enum ensemble how)
+static double cross_entropy(double (*logits)[MAXN][K], int nteacher, const struct unit *u, enum ensemble how)
 {
 	double sum = 0;
 
@@ -235,9 +228,8 @@ cross_entropy(double (*logits)[MAXN][K], int nteacher, const struct unit *u, enu
 }
 
 /* The whole objective in double at x (n,C,S,S). */
-static double
-objective(const struct synth_opts *o, const struct pool *p, const struct unit *u, const struct affine *a, const int *pick,
-    int npick, const double *x)
+static double objective(const struct synth_opts *o, const struct pool *p, const struct unit *u, const struct affine *a,
+    const int *pick, int npick, const double *x)
 {
 	static double aug[PIX], logits[POOL][MAXN][K], feature[2][MAXN * 8 * HW], waste[MAXN * 8 * HW];
 	static const int per[2] = { HW, HW / 4 };
@@ -260,8 +252,7 @@ objective(const struct synth_opts *o, const struct pool *p, const struct unit *u
 	return cross_entropy(logits, npick, u, o->ensemble) + o->alpha * bn / (o->mean_bn ? npick : 1);
 }
 
-static void
-check_gradient(const char *name, const struct synth_opts *o, const struct pool *p, int n, long step)
+static void check_gradient(const char *name, const struct synth_opts *o, const struct pool *p, int n, long step)
 {
 	struct unit u = make_unit(n, 5);
 	struct affine *a = emalloc(sizeof *a);
@@ -301,9 +292,9 @@ check_gradient(const char *name, const struct synth_opts *o, const struct pool *
 static const struct synth_opts plain = { .seed = 1, .subset = 3, .alpha = 1, .first = 10, .lr = 0.1, .beta1 = 0.5,
 	.beta2 = 0.9, .sched = SCHED_COSINE };
 
-static void
-gradients(const struct pool *p)
+static void gradients(const struct pool *p)
 {
+	static const char *const groups[] = { "color", "crop", "cutout", "flip", "scale", "rotate" };
 	char err[ERRLEN];
 	struct synth_opts o = plain;
 
@@ -321,14 +312,13 @@ gradients(const struct pool *p)
 	for (long step = 0; step < 4; step++)
 		check_gradient("crop, flip, roll", &o, p, 6, step);
 	o = plain;
-	for (const char *const *g = (const char *const[]){ "color", "crop", "cutout", "flip", "scale", "rotate", NULL }; *g; g++) {
-		o.dsa = dsa_parse(*g, err);
-		check_gradient(*g, &o, p, 3, 1);
+	for (size_t i = 0; i < LEN(groups); i++) {
+		o.dsa = dsa_parse(groups[i], err);
+		check_gradient(groups[i], &o, p, 3, 1);
 	}
 }
 
-static void
-subsets(const struct pool *p)
+static void subsets(const struct pool *p)
 {
 	enum { DRAWS = 3000 };
 	struct synth_opts o = plain;
@@ -390,8 +380,7 @@ subsets(const struct pool *p)
 }
 
 /* Iterations [u->opt.step, until) of a unit by a synth of this batch and so many threads. */
-static void
-run(const struct synth_opts *o, const struct pool *p, struct unit *u, int batch, int threads, long until)
+static void run(const struct synth_opts *o, const struct pool *p, struct unit *u, int batch, int threads, long until)
 {
 	struct synth *s;
 	struct synth_loss loss;
@@ -406,16 +395,14 @@ run(const struct synth_opts *o, const struct pool *p, struct unit *u, int batch,
 	set_threads(2);
 }
 
-static int
-same_unit(const struct unit *a, const struct unit *b)
+static int same_unit(const struct unit *a, const struct unit *b)
 {
 	size_t bytes = (size_t)a->n * PIX * sizeof(float);
 
 	return !memcmp(a->x, b->x, bytes) && !memcmp(a->opt.m, b->opt.m, bytes) && !memcmp(a->opt.v, b->opt.v, bytes);
 }
 
-static void
-bytes(const struct pool *p)
+static void bytes(const struct pool *p)
 {
 	struct synth_opts o = plain;
 
@@ -443,8 +430,7 @@ bytes(const struct pool *p)
 	}
 }
 
-static void
-descent(const struct pool *p)
+static void descent(const struct pool *p)
 {
 	struct synth_opts o = plain;
 	struct synth *s = synth_new(&o, p->ref, POOL, MAXN);
@@ -470,8 +456,7 @@ descent(const struct pool *p)
 	synth_free(s);
 }
 
-static void
-not_finite(struct pool *p)
+static void not_finite(struct pool *p)
 {
 	struct synth_opts o = plain;
 	struct synth *s;
@@ -493,8 +478,7 @@ not_finite(struct pool *p)
 	free_unit(&before);
 }
 
-int
-main(void)
+int main(void)
 {
 	struct pool *p = make_pool();
 

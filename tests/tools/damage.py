@@ -145,8 +145,9 @@ def said_wrong(header, frames):
         yield "parameter-twice", (header, [first, *frames])
         yield "parameter-unknown", (header, [*frames, {"x.weight": first[name]}])
         nodes = header["net"]["nodes"]
-        for what, change in ("op", {"op": "guess"}), ("cycle", {"in": [len(nodes) - 1]}), ("channels", {"out": 1 << 30}):
-            at = next(i for i, n in enumerate(nodes) if n["op"] == "conv")
+        at = next(i for i, n in enumerate(nodes) if n["op"] == "conv")
+        last = len(nodes) - 1
+        for what, change in ("op", {"op": "guess"}), ("cycle", {"in": [last]}), ("channels", {"out": 1 << 30}):
             yield what, head(net={**header["net"], "nodes": [*nodes[:at], {**nodes[at], **change}, *nodes[at + 1:]]})
     if kind == "stats":
         yield "nan", frame(mean=changed(first["mean"], 0, np.nan))

@@ -18,7 +18,7 @@ small_files()
 	synth-init -i 12 --unit 50 -o init.ts <train.ts
 }
 
-# fails WORDS COMMAND...: exit status 1, one line on standard error that starts with the program's name and has the words
+# fails WORDS COMMAND...: exit status 1 and one line on standard error: the program's name first, the words in it
 fails()
 {
 	local words=$1 status=0
