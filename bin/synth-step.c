@@ -41,8 +41,7 @@ struct job {
 	int chw[3];
 };
 
-static bool
-prefix(const char *s, const char *word, const char **rest)
+static bool prefix(const char *s, const char *word, const char **rest)
 {
 	size_t n = strlen(word);
 
@@ -52,8 +51,7 @@ prefix(const char *s, const char *word, const char **rest)
 	return true;
 }
 
-static void
-parse_aug(struct synth_opts *o, const char *spec)
+static void parse_aug(struct synth_opts *o, const char *spec)
 {
 	char *copy = estrdup(spec), *save = NULL, err[ERRLEN];
 	const char *rest;
@@ -82,8 +80,7 @@ parse_aug(struct synth_opts *o, const char *spec)
 	free(copy);
 }
 
-static int
-choice(const char *what, const char *s, const char *const *name, int n)
+static int choice(const char *what, const char *s, const char *const *name, int n)
 {
 	for (int i = 0; i < n; i++)
 		if (!strcmp(s, name[i]))
@@ -95,8 +92,7 @@ static const char *const draws[] = { "index", "unit", "iteration" };
 static const char *const ensembles[] = { "logits", "probs", "each" };
 static const char *const scheds[] = { "const", "cosine" };
 
-static void
-parse(struct job *j, int argc, char **argv)
+static void parse(struct job *j, int argc, char **argv)
 {
 	enum { TEACHERS = 1, DRAW, MATCH, ALPHA, FIRST, BN_MEAN, ENSEMBLE, LR, BETAS, WD, SCHED, AUG, FLOAT };
 	static const struct option longs[] = {
@@ -160,8 +156,7 @@ parse(struct job *j, int argc, char **argv)
 }
 
 /* Everything that changes the result, and nothing else: -n does not, the run may be split as one likes. */
-static struct val *
-arguments(const struct job *j)
+static struct val *arguments(const struct job *j)
 {
 	const struct synth_opts *o = &j->opt;
 	struct val *a = val_map(), *pool, *stats;
@@ -195,8 +190,7 @@ arguments(const struct job *j)
 }
 
 /* The running statistics that the teachers carry themselves. */
-static struct layer_stats **
-running_stats(const struct teacher *t, int n)
+static struct layer_stats **running_stats(const struct teacher *t, int n)
 {
 	struct layer_stats **out = ecalloc(n, sizeof *out);
 
@@ -215,16 +209,14 @@ running_stats(const struct teacher *t, int n)
 	return out;
 }
 
-static int64_t *
-ints(const struct val *frame, const char *key, int64_t n)
+static int64_t *ints(const struct val *frame, const char *key, int64_t n)
 {
 	struct tensor *t = val_get_tensor(frame, key);
 
 	return t && t->type == DT_I64 && t->ndim == 1 && t->shape[0] == n ? t->data : NULL;
 }
 
-static float *
-moments(const struct val *frame, const char *key, size_t n)
+static float *moments(const struct val *frame, const char *key, size_t n)
 {
 	struct tensor *t = val_get_tensor(frame, key);
 
@@ -234,8 +226,7 @@ moments(const struct val *frame, const char *key, size_t n)
 }
 
 /* A unit out of its frame; how far it has come stands in "step" of "steps". dies with the frame's number. */
-static void
-load_unit(const struct job *j, const struct ts_reader *r, struct val *frame, struct unit *u)
+static void load_unit(const struct job *j, const struct ts_reader *r, struct val *frame, struct unit *u)
 {
 	struct image_frame f;
 	char err[ERRLEN];
@@ -272,8 +263,7 @@ load_unit(const struct job *j, const struct ts_reader *r, struct val *frame, str
 	}
 }
 
-static struct val *
-tensor_of(enum dtype type, const struct job *j, int64_t n, void *data)
+static struct val *tensor_of(enum dtype type, const struct job *j, int64_t n, void *data)
 {
 	struct tensor t = { type, 4, { n, j->chw[0], j->chw[1], j->chw[2] }, data };
 
@@ -281,8 +271,7 @@ tensor_of(enum dtype type, const struct job *j, int64_t n, void *data)
 }
 
 /* Puts the unit back into its frame: under way with Adam's moments; finished as 8-bit pixels, the product. */
-static void
-store_unit(const struct job *j, struct val *frame, const struct unit *u)
+static void store_unit(const struct job *j, struct val *frame, const struct unit *u)
 {
 	size_t plane = (size_t)j->chw[1] * j->chw[2], count = u->n * plane * j->chw[0];
 	bool done = u->opt.step == u->total;
@@ -320,8 +309,7 @@ store_unit(const struct job *j, struct val *frame, const struct unit *u)
 	}
 }
 
-static void
-run_unit(struct job *j, struct synth *s, struct unit *u)
+static void run_unit(struct job *j, struct synth *s, struct unit *u)
 {
 	int64_t until = j->now ? MIN(u->total, u->opt.step + j->now) : u->total;
 	struct synth_loss loss = { 0 };
@@ -345,8 +333,7 @@ run_unit(struct job *j, struct synth *s, struct unit *u)
 		    (long long)u->opt.step, (long long)u->total, loss.ce, loss.bn, now() - start);
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
 	struct job j = { 0 };
 	struct ts_reader r;

@@ -4,22 +4,19 @@
 #include "kernels.h"
 #include "wino.h"
 
-size_t
-wino_filter_floats(int c, int k)
+size_t wino_filter_floats(int c, int k)
 {
 	return (size_t)POINTS * ((k + PANEL - 1) / PANEL) * c * PANEL;
 }
 
-size_t
-wino_scratch_floats(int c, int k)
+size_t wino_scratch_floats(int c, int k)
 {
 	size_t t = wino_tiles(pad8(c), pad8(k));
 
 	return POINTS * (t * pad8(c) + SKEW + t * pad8(k) + SKEW);
 }
 
-const struct kernels *
-kernels_named(const char *name)
+const struct kernels *kernels_named(const char *name)
 {
 #if defined __x86_64__
 	if (!strcmp(name, "avx512"))
@@ -30,8 +27,7 @@ kernels_named(const char *name)
 	return strcmp(name, "plain") ? NULL : &kernels_plain;
 }
 
-const struct kernels *
-kernels_best(void)
+const struct kernels *kernels_best(void)
 {
 	const struct kernels *k = kernels_named("avx512");
 

@@ -4,8 +4,7 @@
 #include "isa.h"
 
 /* A row's sums are float (at most some hundred terms), rows add up in double. */
-void
-KERNEL(sums)(double *sum, double *sumsq, const float *x, const float *ref, int c, int h, int w)
+void KERNEL(sums)(double *sum, double *sumsq, const float *x, const float *ref, int c, int h, int w)
 {
 	for (int cb = 0; cb * 8 < c; cb++) {
 		v8 r = load8(ref + cb * 8);
@@ -32,8 +31,8 @@ KERNEL(sums)(double *sum, double *sumsq, const float *x, const float *ref, int c
 	}
 }
 
-void
-KERNEL(sums_back)(double *sdz, double *sdzx, const float *dz, const float *x, const float *ref, int c, int h, int w)
+void KERNEL(sums_back)(double *sdz, double *sdzx, const float *dz, const float *x, const float *ref, int c, int h,
+    int w)
 {
 	for (int cb = 0; cb * 8 < c; cb++) {
 		v8 r = load8(ref + cb * 8);
@@ -54,8 +53,8 @@ KERNEL(sums_back)(double *sdz, double *sdzx, const float *dz, const float *x, co
 }
 
 /* One value behind norm, residual and ReLU. The flags are constants in every caller below. */
-INLINE v8
-activate(const float *x, const float *res, uint8_t *mask, v8 scale, v8 shift, int64_t i, int has_res, int has_mask, int relu)
+INLINE v8 activate(const float *x, const float *res, uint8_t *mask, v8 scale, v8 shift, int64_t i, int has_res,
+    int has_mask, int relu)
 {
 	v8 v = load8(x + i * 8) * scale + shift;
 
@@ -66,16 +65,16 @@ activate(const float *x, const float *res, uint8_t *mask, v8 scale, v8 shift, in
 	return relu ? relu8(v) : v;
 }
 
-INLINE void
-epilogue_flat(float *y, uint8_t *mask, const float *x, const float *res, v8 scale, v8 shift, int64_t p, int has_res,
+INLINE void epilogue_flat(float *y, uint8_t *mask, const float *x, const float *res, v8 scale, v8 shift, int64_t p,
+    int has_res,
     int has_mask, int relu)
 {
 	for (int64_t i = 0; i < p; i++)
 		store8(y + i * 8, activate(x, res, mask, scale, shift, i, has_res, has_mask, relu));
 }
 
-INLINE void
-epilogue_pool(float *y, uint8_t *mask, const float *x, const float *res, v8 scale, v8 shift, int h, int w, int has_res,
+INLINE void epilogue_pool(float *y, uint8_t *mask, const float *x, const float *res, v8 scale, v8 shift, int h, int w,
+    int has_res,
     int has_mask, int relu)
 {
 	const v8 quarter = splat8(0.25f);
@@ -93,8 +92,7 @@ epilogue_pool(float *y, uint8_t *mask, const float *x, const float *res, v8 scal
 		mask[i] = 0;
 }
 
-void
-KERNEL(epilogue)(float *y, uint8_t *mask, const float *x, const float *res, const float *scale, const float *shift,
+void KERNEL(epilogue)(float *y, uint8_t *mask, const float *x, const float *res, const float *scale, const float *shift,
     int cb, int h, int w, bool relu, bool pool)
 {
 	int64_t p = (int64_t)h * w, out = pool ? (int64_t)(h / 2) * (w / 2) : p;
@@ -121,8 +119,7 @@ KERNEL(epilogue)(float *y, uint8_t *mask, const float *x, const float *res, cons
 	}
 }
 
-INLINE v8
-total(const float *const *dy, int ndy, int64_t i)
+INLINE v8 total(const float *const *dy, int ndy, int64_t i)
 {
 	v8 v = load8(dy[0] + i * 8);
 
@@ -131,8 +128,7 @@ total(const float *const *dy, int ndy, int64_t i)
 	return v;
 }
 
-void
-KERNEL(gather)(float *dz, const float *const *dy, int ndy, const uint8_t *mask, int cb, int h, int w, bool pool)
+void KERNEL(gather)(float *dz, const float *const *dy, int ndy, const uint8_t *mask, int cb, int h, int w, bool pool)
 {
 	const v8 quarter = splat8(0.25f);
 	int64_t p = (int64_t)h * w;
@@ -157,8 +153,7 @@ KERNEL(gather)(float *dz, const float *const *dy, int ndy, const uint8_t *mask, 
 			}
 }
 
-void
-KERNEL(affine_back)(float *dx, const float *dz, const float *x, const float *g, const float *a, const float *b,
+void KERNEL(affine_back)(float *dx, const float *dz, const float *x, const float *g, const float *a, const float *b,
     const float *ref, int cb, int64_t p)
 {
 	for (int k = 0; k < cb; k++) {

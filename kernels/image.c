@@ -9,8 +9,7 @@
 #include "vec.h"
 #include "isa.h"
 
-INLINE float
-hsum(v8 v)
+INLINE float hsum(v8 v)
 {
 	return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
@@ -47,8 +46,8 @@ strip_##C##_##N(float *dx, const float *dy, const float *w, int ih, int iw, int 
 STRIP(1, 4)
 STRIP(3, 4)
 
-static void
-pixel(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k, int stride, int pad,
+static void pixel(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k,
+    int stride, int pad,
     int y, int x)
 {
 	v8 acc[4] = { zero8(), zero8(), zero8(), zero8() };
@@ -70,8 +69,8 @@ pixel(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb,
 		dx[((int64_t)q * ih + y) * iw + x] = hsum(acc[q]);
 }
 
-void
-KERNEL(image_dgrad)(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k,
+void KERNEL(image_dgrad)(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow,
+    int k,
     int stride, int pad)
 {
 	for (int y = 0; y < ih; y++)

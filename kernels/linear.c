@@ -4,14 +4,12 @@
 #include "vec.h"
 #include "isa.h"
 
-INLINE float
-hsum(v8 v)
+INLINE float hsum(v8 v)
 {
 	return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-INLINE void
-dots(float *y, const float *x, const float *w, float bias, int in, size_t ys, size_t xs, int n)
+INLINE void dots(float *y, const float *x, const float *w, float bias, int in, size_t ys, size_t xs, int n)
 {
 	v8 acc[4][2] = { 0 };
 	int j = 0;
@@ -31,8 +29,8 @@ dots(float *y, const float *x, const float *w, float bias, int in, size_t ys, si
 	}
 }
 
-void
-KERNEL(linear)(float *y, const float *x, const float *w, const float *bias, int n, int in, int out, size_t ys, size_t xs)
+void KERNEL(linear)(float *y, const float *x, const float *w, const float *bias, int n, int in, int out, size_t ys,
+    size_t xs)
 {
 	int i = 0;
 
@@ -44,8 +42,7 @@ KERNEL(linear)(float *y, const float *x, const float *w, const float *bias, int 
 			dots(y + i * ys + o, x + i * xs, w + (size_t)o * in, bias[o], in, ys, xs, 1);
 }
 
-void
-KERNEL(linear_dgrad)(float *dx, const float *dy, const float *w, int in, int out)
+void KERNEL(linear_dgrad)(float *dx, const float *dy, const float *w, int in, int out)
 {
 	memset(dx, 0, in * sizeof *dx);
 	for (int o = 0; o < out; o++, w += in)

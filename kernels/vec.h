@@ -19,8 +19,7 @@ INLINE v8 splat8(float x) { return (v8){ x, x, x, x, x, x, x, x }; }
 INLINE v8 zero8(void) { return (v8){ 0 }; }
 
 /* One bit a lane where v > 0, and back to a vector that is v there and 0 elsewhere. */
-INLINE uint8_t
-positive8(v8 v)
+INLINE uint8_t positive8(v8 v)
 {
 #ifdef __AVX2__
 	return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_setzero_ps(), _CMP_GT_OQ));
@@ -32,8 +31,7 @@ positive8(v8 v)
 #endif
 }
 
-INLINE v8
-keep8(v8 v, uint8_t mask)
+INLINE v8 keep8(v8 v, uint8_t mask)
 {
 	const v8i bit = { 1, 2, 4, 8, 16, 32, 64, 128 };
 	v8i m = { mask, mask, mask, mask, mask, mask, mask, mask };
@@ -42,8 +40,7 @@ keep8(v8 v, uint8_t mask)
 }
 
 /* max(v, 0); NaN stays NaN so that a diverged run is seen. */
-INLINE v8
-relu8(v8 v)
+INLINE v8 relu8(v8 v)
 {
 	return (v8)((v8i)v & ~(v8i)(v <= 0));
 }

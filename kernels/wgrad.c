@@ -8,14 +8,12 @@
 #include "isa.h"
 
 /* First and one past the last output position whose tap lies in 0..size-1. */
-INLINE int
-first_inside(int tap, int stride, int pad)
+INLINE int first_inside(int tap, int stride, int pad)
 {
 	return tap >= pad ? 0 : (pad - tap + stride - 1) / stride;
 }
 
-INLINE int
-end_inside(int tap, int stride, int pad, int size, int out)
+INLINE int end_inside(int tap, int stride, int pad, int size, int out)
 {
 	int last = size - 1 + pad - tap;
 
@@ -24,8 +22,8 @@ end_inside(int tap, int stride, int pad, int size, int out)
 	return last / stride + 1 < out ? last / stride + 1 : out;
 }
 
-INLINE void
-taps(v8 *acc, const float *x, const float *dy, int n, int64_t channel, int64_t pixel, int iw, int ow, int i, int j,
+INLINE void taps(v8 *acc, const float *x, const float *dy, int n, int64_t channel, int64_t pixel, int iw, int ow,
+    int i, int j,
     int r0, int r1, int q0, int q1, int stride, int pad)
 {
 	for (int r = r0; r < r1; r++) {
@@ -39,8 +37,8 @@ taps(v8 *acc, const float *x, const float *dy, int n, int64_t channel, int64_t p
 	}
 }
 
-void
-KERNEL(conv_wgrad)(float *dw, const float *x, const float *dy, int c, int ih, int iw, bool plain, int kb, int oh, int ow,
+void KERNEL(conv_wgrad)(float *dw, const float *x, const float *dy, int c, int ih, int iw, bool plain, int kb, int oh,
+    int ow,
     int k, int stride, int pad)
 {
 	int64_t map = (int64_t)ih * iw;

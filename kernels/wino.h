@@ -4,15 +4,13 @@
 
 enum { TILE = 4, SPAN = 6, POINTS = 36, ROWS = 6, PANEL = 16, SKEW = 16 };
 
-static inline int
-pad8(int c)
+static inline int pad8(int c)
 {
 	return (c + 7) / 8 * 8;
 }
 
 /* Tiles in one block: as many as keep V and M near 4 MB each, whole sixes. */
-static inline int
-wino_tiles(int cp, int kp)
+static inline int wino_tiles(int cp, int kp)
 {
 	int t = (1 << 20) / (POINTS * (cp > kp ? cp : kp));
 

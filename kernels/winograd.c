@@ -17,8 +17,7 @@
 
 #define UNROLL _Pragma("GCC unroll 8")
 
-void
-KERNEL(wino_filter)(float *u, const float *w, int c, int k, bool flip)
+void KERNEL(wino_filter)(float *u, const float *w, int c, int k, bool flip)
 {
 	static const double G[SPAN][3] = {
 		{ 1. / 4, 0, 0 }, { -1. / 6, -1. / 6, -1. / 6 }, { -1. / 6, 1. / 6, -1. / 6 },
@@ -54,8 +53,7 @@ KERNEL(wino_filter)(float *u, const float *w, int c, int k, bool flip)
 } while (0)
 
 /* One tile of eight channels: 36 vectors, `plane` floats apart. x is the channel block's map (ih,iw,8). */
-INLINE void
-input_tile(float *v, size_t plane, const float *x, int ih, int iw, int top, int left)
+INLINE void input_tile(float *v, size_t plane, const float *x, int ih, int iw, int top, int left)
 {
 	v8 t[SPAN][SPAN];
 
@@ -97,8 +95,7 @@ input_tile(float *v, size_t plane, const float *x, int ih, int iw, int top, int 
 	o0 = m0 + a_ + c_, o1 = b_ + 2 * d_, o2 = a_ + 4 * c_, o3 = b_ + 8 * d_ + m5; \
 } while (0)
 
-INLINE void
-output_tile(float *y, const float *m, size_t plane, v8 bias, int oh, int ow, int top, int left)
+INLINE void output_tile(float *y, const float *m, size_t plane, v8 bias, int oh, int ow, int top, int left)
 {
 	v8 t[TILE][SPAN];
 	int rows = oh - top < TILE ? oh - top : TILE, cols = ow - left < TILE ? ow - left : TILE;
@@ -155,8 +152,7 @@ micro_##rows##_##vecs(float *m, int kp, const float *v, int cp, const float *u, 
 }
 MICRO(6, 2) MICRO(6, 1) MICRO(4, 2) MICRO(4, 1) MICRO(2, 2) MICRO(2, 1) MICRO(1, 2) MICRO(1, 1)
 
-static void
-product(float *m, const float *v, const float *u, int tiles, int c, int cp, int kp)
+static void product(float *m, const float *v, const float *u, int tiles, int c, int cp, int kp)
 {
 	for (int k = 0; k < kp; k += PANEL, u += (size_t)c * PANEL) {
 		bool two = k + PANEL <= kp;
@@ -181,8 +177,7 @@ product(float *m, const float *v, const float *u, int tiles, int c, int cp, int 
 	}
 }
 
-void
-KERNEL(wino_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
+void KERNEL(wino_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
     const struct wino_shape *s)
 {
 	int cp = pad8(s->c), kp = pad8(s->k), block = wino_tiles(cp, kp);

@@ -13,8 +13,7 @@ struct builder { /* the first error sticks, so that architectures read as lists 
 	char *err;
 };
 
-static int
-add(struct builder *b, struct node node, int out)
+static int add(struct builder *b, struct node node, int out)
 {
 	if (b->failed)
 		return 0;
@@ -30,8 +29,7 @@ add(struct builder *b, struct node node, int out)
 	return b->at = i;
 }
 
-static struct node
-named(enum op op, const char *prefix, const char *leaf)
+static struct node named(enum op op, const char *prefix, const char *leaf)
 {
 	struct node n = { .op = op, .groups = 1 };
 
@@ -39,8 +37,7 @@ named(enum op op, const char *prefix, const char *leaf)
 	return n;
 }
 
-static int
-conv(struct builder *b, const char *prefix, const char *leaf, int out, int k, int stride, int pad, int bias)
+static int conv(struct builder *b, const char *prefix, const char *leaf, int out, int k, int stride, int pad, int bias)
 {
 	struct node n = named(OP_CONV, prefix, leaf);
 
@@ -48,8 +45,7 @@ conv(struct builder *b, const char *prefix, const char *leaf, int out, int k, in
 	return add(b, n, out);
 }
 
-static int
-layer(struct builder *b, enum op op, const char *prefix, const char *leaf)
+static int layer(struct builder *b, enum op op, const char *prefix, const char *leaf)
 {
 	struct node n = named(op, prefix, leaf);
 
@@ -58,8 +54,7 @@ layer(struct builder *b, enum op op, const char *prefix, const char *leaf)
 	return add(b, n, 0);
 }
 
-static int
-pool(struct builder *b, enum op op, const char *leaf, int k, int stride, int pad)
+static int pool(struct builder *b, enum op op, const char *leaf, int k, int stride, int pad)
 {
 	struct node n = named(op, "", leaf);
 
@@ -67,8 +62,7 @@ pool(struct builder *b, enum op op, const char *leaf, int k, int stride, int pad
 	return add(b, n, 0);
 }
 
-static void
-classifier(struct builder *b, const char *leaf, int nclass)
+static void classifier(struct builder *b, const char *leaf, int nclass)
 {
 	layer(b, OP_FLATTEN, "", "flatten");
 	add(b, named(OP_LINEAR, "", leaf), nclass);
@@ -76,8 +70,7 @@ classifier(struct builder *b, const char *leaf, int nclass)
 
 /* ConvNet-D-W of dataset condensation (DC, Zhao et al. 2021): blocks of conv 3x3, norm, ReLU, average pooling 2x2.
  * 28x28 images are padded to 32x32 by the first convolution. */
-static void
-convnet(struct builder *b, int depth, int width, enum op norm, int nclass)
+static void convnet(struct builder *b, int depth, int width, enum op norm, int nclass)
 {
 	layer(b, OP_INPUT, "", "input");
 	for (int i = 0; i < depth; i++) {
@@ -97,8 +90,7 @@ convnet(struct builder *b, int depth, int width, enum op norm, int nclass)
 }
 
 /* ResNet's basic block (He et al. 2016), as torchvision names its parts. */
-static void
-basic_block(struct builder *b, const char *prefix, int width, int stride)
+static void basic_block(struct builder *b, const char *prefix, int width, int stride)
 {
 	int in = b->at, in_width = b->net->node[in].c, skip;
 
@@ -120,8 +112,7 @@ basic_block(struct builder *b, const char *prefix, int width, int stride)
 	layer(b, OP_RELU, prefix, "relu2");
 }
 
-static void
-resnet18(struct builder *b, int small, int nclass)
+static void resnet18(struct builder *b, int small, int nclass)
 {
 	layer(b, OP_INPUT, "", "input");
 	conv(b, "", "conv1", 64, small ? 3 : 7, small ? 1 : 2, small ? 1 : 3, 0);
@@ -140,8 +131,7 @@ resnet18(struct builder *b, int small, int nclass)
 }
 
 /* "convnetD[-W][-in]": 1 when arch has this form. */
-static int
-parse_convnet(const char *arch, int *depth, int *width, enum op *norm)
+static int parse_convnet(const char *arch, int *depth, int *width, enum op *norm)
 {
 	char *end;
 	long d, w = 128;
@@ -160,8 +150,7 @@ parse_convnet(const char *arch, int *depth, int *width, enum op *norm)
 	return w >= 1 && w <= 65536;
 }
 
-struct net *
-net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN])
+struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN])
 {
 	struct builder b = { .net = net_new(arch, chw), .err = err };
 	int depth, width;

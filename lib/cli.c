@@ -7,8 +7,7 @@
 #include "isa.h"
 #include "plan.h"
 
-void
-cli_option(struct cli *c, int opt, const char *synopsis)
+void cli_option(struct cli *c, int opt, const char *synopsis)
 {
 	char err[ERRLEN];
 
@@ -54,8 +53,7 @@ cli_option(struct cli *c, int opt, const char *synopsis)
 	}
 }
 
-void
-cli_log(const struct cli *c, const char *event, ...)
+void cli_log(const struct cli *c, const char *event, ...)
 {
 	va_list ap;
 	const char *key;

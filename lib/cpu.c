@@ -10,8 +10,7 @@
 #include "cpu.h"
 
 /* Per-channel coefficients of image i's instance norm: y = x*scale + shift. */
-static void
-instance_affine(const struct exec *e, const struct node *n, int i, float *scale, float *shift)
+static void instance_affine(const struct exec *e, const struct node *n, int i, float *scale, float *shift)
 {
 	double per = (double)e->h * e->w;
 
@@ -25,8 +24,7 @@ instance_affine(const struct exec *e, const struct node *n, int i, float *scale,
 	}
 }
 
-static void
-linear_forward(const struct pass *q, const struct stage *s, int i0, int i1)
+static void linear_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct node *n = &q->p->net->node[s->head];
 	const struct exec *e = s->exec;
@@ -41,8 +39,7 @@ linear_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 		memcpy(q->logits + (size_t)i * n->c, at(q, s->y, i), n->c * sizeof(float));
 }
 
-static void
-sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq, int i0, int i1)
+static void sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq, int i0, int i1)
 {
 	const struct exec *e = s->exec;
 	const struct cpu *cpu = q->p->be_data;
@@ -55,8 +52,7 @@ sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq,
 	}
 }
 
-static void
-f_head(const struct pass *q, const struct stage *s, int i0, int i1)
+static void f_head(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct cpu *cpu = q->p->be_data;
 	const struct exec *e = s->exec;
@@ -80,8 +76,7 @@ f_head(const struct pass *q, const struct stage *s, int i0, int i1)
 		sums_of(q, s, e->isum, e->isumsq, i0, i1);
 }
 
-static void
-f_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
+static void f_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct cpu *cpu = q->p->be_data;
 	const struct exec *e = s->exec;
@@ -105,16 +100,14 @@ f_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
 }
 
 /* Gradient of the stage's output: one consumer's, or its dz where several were added up or an epilogue undone. */
-static const float *
-grad_out(const struct pass *q, const struct stage *s, int i)
+static const float *grad_out(const struct pass *q, const struct stage *s, int i)
 {
 	if (s->out == q->p->net->nnode - 1)
 		return q->dlogits + (size_t)i * q->p->net->nclass;
 	return at(q, s->dz >= 0 ? s->dz : s->dy[0], i);
 }
 
-static void
-b_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
+static void b_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct cpu *cpu = q->p->be_data;
 	const struct exec *e = s->exec;
@@ -151,8 +144,8 @@ b_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
 /* Coefficients of a normalisation's backward pass over `m` values: with mean mu (about ref), variance v, sums of dz and
  * dz*(x-ref):  dx = g*(dz - mean(dz) - (x-mu)/(v+eps) * mean(dz*(x-mu))), g = gamma/sqrt(v+eps); this as
  * gain*dz + a + b*(x-ref). */
-static void
-norm_back(double m, double mu, double v, double eps, double gamma, double sdz, double sdzx, float *gain, float *a, float *b)
+static void norm_back(double m, double mu, double v, double eps, double gamma, double sdz, double sdzx, float *gain,
+    float *a, float *b)
 {
 	double g = gamma / sqrt(v + eps), cov = (sdzx - mu * sdz) / m / (v + eps);
 
@@ -162,8 +155,7 @@ norm_back(double m, double mu, double v, double eps, double gamma, double sdz, d
 }
 
 /* dz -> dx: gradient in front of the norm. */
-static void
-undo_norm(const struct pass *q, const struct stage *s, int i)
+static void undo_norm(const struct pass *q, const struct stage *s, int i)
 {
 	const struct plan *p = q->p;
 	const struct cpu *cpu = p->be_data;
@@ -191,15 +183,13 @@ undo_norm(const struct pass *q, const struct stage *s, int i)
 	cpu->k->affine_back(at(q, s->dx, i), at(q, s->dz, i), at(q, s->x, i), gain, a, b, e->ref, e->cp / 8, per);
 }
 
-static void
-add_floats(float *out, const float *in, size_t n)
+static void add_floats(float *out, const float *in, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		out[i] += in[i];
 }
 
-static void
-linear_backward(const struct pass *q, const struct stage *s, int i0, int i1)
+static void linear_backward(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct node *n = &q->p->net->node[s->head];
 	const struct head *h = &((struct exec *)s->exec)->head;
@@ -227,8 +217,7 @@ linear_backward(const struct pass *q, const struct stage *s, int i0, int i1)
 	}
 }
 
-static void
-conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
+static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct cpu *cpu = q->p->be_data;
 	const struct exec *e = s->exec;
@@ -267,8 +256,7 @@ conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
 	}
 }
 
-static void
-b_head(const struct pass *q, const struct stage *s, int i0, int i1)
+static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct plan *p = q->p;
 	const struct cpu *cpu = p->be_data;
@@ -308,8 +296,7 @@ b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 }
 
 /* TRAIN, at the start of the phase behind a BN's sums: batch statistics and the affine that follows from them. */
-static void
-finish_forward(struct plan *p, const struct stage *s, int n)
+static void finish_forward(struct plan *p, const struct stage *s, int n)
 {
 	const struct tap *t = &p->tap[s->tap];
 	struct exec *e = s->exec;
@@ -328,8 +315,7 @@ finish_forward(struct plan *p, const struct stage *s, int n)
 }
 
 /* TRAIN: sums of gradients over the batch -> coefficients of dx, gradients of gamma and beta. */
-static void
-finish_backward(struct plan *p, const struct stage *s, int n, float *dtheta)
+static void finish_backward(struct plan *p, const struct stage *s, int n, float *dtheta)
 {
 	struct exec *e = s->exec;
 	const struct node *v = &p->net->node[s->norm];
@@ -356,8 +342,7 @@ finish_backward(struct plan *p, const struct stage *s, int n, float *dtheta)
 	}
 }
 
-static void
-run_call(const struct pass *q, const struct call *c, int i0, int i1)
+static void run_call(const struct pass *q, const struct call *c, int i0, int i1)
 {
 	static void (*const what[])(const struct pass *, const struct stage *, int, int) = {
 		[F_HEAD] = f_head, [F_EPILOGUE] = f_epilogue, [B_EPILOGUE] = b_epilogue, [B_HEAD] = b_head,
@@ -372,8 +357,7 @@ run_call(const struct pass *q, const struct call *c, int i0, int i1)
 }
 
 /* A chunk through calls [c0, c1) of one phase; a stage's two halves go together, a few images at a time. */
-static void
-run_chunk(const struct pass *q, int c0, int c1, int i1)
+static void run_chunk(const struct pass *q, int c0, int c1, int i1)
 {
 	for (int c = c0; c < c1; c++) {
 		const struct call *call = &q->p->call[c];
@@ -399,8 +383,7 @@ run_chunk(const struct pass *q, int c0, int c1, int i1)
 	}
 }
 
-static void
-run(struct plan *p, struct pass proto, int c0, int c1, int n, float *dtheta)
+static void run(struct plan *p, struct pass proto, int c0, int c1, int n, float *dtheta)
 {
 	int chunks = (n + p->chunk - 1) / p->chunk, nthread = MIN(get_threads(), chunks);
 	int library = omp_get_max_threads();
@@ -441,16 +424,14 @@ run(struct plan *p, struct pass proto, int c0, int c1, int n, float *dtheta)
 	}
 }
 
-static void
-cpu_forward(struct plan *p, int n, const float *images, float *logits)
+static void cpu_forward(struct plan *p, int n, const float *images, float *logits)
 {
 	run(p, (struct pass){ .images = images, .logits = logits }, 0, p->nforward, n, NULL);
 	p->last_images = images;
 }
 
 /* Adds the threads' weight gradients up and puts them into torchvision's layout. */
-static void
-collect_gradients(struct plan *p, int used, float *dtheta)
+static void collect_gradients(struct plan *p, int used, float *dtheta)
 {
 	#pragma omp parallel for schedule(dynamic, 1) num_threads(get_threads())
 	for (int i = 0; i < p->nstage; i++) {
@@ -478,8 +459,7 @@ collect_gradients(struct plan *p, int used, float *dtheta)
 	}
 }
 
-static void
-cpu_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta)
+static void cpu_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta)
 {
 	int chunks = (n + p->chunk - 1) / p->chunk;
 
@@ -488,8 +468,7 @@ cpu_backward(struct plan *p, int n, const float *dlogits, float *dimages, float 
 		collect_gradients(p, MIN(get_threads(), chunks), dtheta);
 }
 
-static void
-cpu_update_running(struct plan *p, int n, struct weights *w)
+static void cpu_update_running(struct plan *p, int n, struct weights *w)
 {
 	const double momentum = 0.1; /* PyTorch's default */
 
@@ -508,8 +487,7 @@ cpu_update_running(struct plan *p, int n, struct weights *w)
 	}
 }
 
-static void
-cpu_times(const struct plan *p, int i, double ms[STAGE_TIMES])
+static void cpu_times(const struct plan *p, int i, double ms[STAGE_TIMES])
 {
 	const struct exec *e = p->stage[i].exec;
 
@@ -518,8 +496,7 @@ cpu_times(const struct plan *p, int i, double ms[STAGE_TIMES])
 	ms[STAGE_TIMES - 1] = 1e3 * e->wgrad_spent;
 }
 
-static const char *
-cpu_impl(const struct plan *p, int i)
+static const char *cpu_impl(const struct plan *p, int i)
 {
 	return ((struct exec *)p->stage[i].exec)->impl;
 }

@@ -48,8 +48,7 @@ struct cpu {
 	size_t ncoef;
 };
 
-static inline int
-pad8(int c)
+static inline int pad8(int c)
 {
 	return (c + 7) / 8 * 8;
 }
@@ -73,8 +72,7 @@ struct pass {
 };
 
 /* Where image i (of the batch) of a buffer lies. */
-static inline float *
-at(const struct pass *q, int buffer, int i)
+static inline float *at(const struct pass *q, int buffer, int i)
 {
 	const struct plan *p = q->p;
 	const struct buffer *b = &p->buffer[buffer];
@@ -85,8 +83,7 @@ at(const struct pass *q, int buffer, int i)
 }
 
 /* Output of a stage, image i: the image itself where the stage is the input. */
-static inline const float *
-value(const struct pass *q, int stage, int i)
+static inline const float *value(const struct pass *q, int stage, int i)
 {
 	const struct stage *s = &q->p->stage[stage];
 

@@ -8,8 +8,7 @@
 
 static const char *isa_name;
 
-int
-set_isa(const char *name, char err[ERRLEN])
+int set_isa(const char *name, char err[ERRLEN])
 {
 	if (!kernels_named(name))
 		return fail(err, "instruction set '%s': unknown, or not on this processor (avx512, avx2, plain)", name);
@@ -17,16 +16,14 @@ set_isa(const char *name, char err[ERRLEN])
 	return 0;
 }
 
-size_t
-cpu_floats(const struct node *n, enum layout l)
+size_t cpu_floats(const struct node *n, enum layout l)
 {
 	return (size_t)(l == BLOCKED ? pad8(n->c) : n->c) * n->h * n->w;
 }
 
 /* Images a chunk: enough to use every filter that passes through the cache several times, few enough to split over
  * threads. A function of plan and net alone, or bytes would depend on the machine. */
-int
-cpu_chunk(const struct plan *p)
+int cpu_chunk(const struct plan *p)
 {
 	int want = p->opts.purpose == PLAN_TRAIN || p->net->ntheta > 4000000 ? 25 : 10;
 	int chunks = (p->opts.batch + want - 1) / want;
@@ -36,14 +33,12 @@ cpu_chunk(const struct plan *p)
 	return (p->opts.batch + chunks - 1) / chunks;
 }
 
-static bool
-winograd_fits(const struct conv_shape *s, int pad)
+static bool winograd_fits(const struct conv_shape *s, int pad)
 {
 	return s->k == 3 && s->stride == 1 && s->groups == 1 && !s->plain_src && pad >= 0 && pad <= 2;
 }
 
-static int
-compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
+static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
 {
 	const struct node *n = &p->net->node[s->head], *src = &p->net->node[n->in[0]];
 	bool dgrad = p->opts.purpose == PLAN_SYNTH || (p->opts.purpose == PLAN_TRAIN && stage_needs_gin(p, s));
@@ -82,8 +77,7 @@ compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
 	return 0;
 }
 
-static int
-compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
+static int compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
 {
 	const struct node *n = s->norm >= 0 ? &p->net->node[s->norm] : s->head >= 0 ? &p->net->node[s->head]
 	    : &p->net->node[s->add >= 0 ? s->add : s->relu >= 0 ? s->relu : s->out];
@@ -141,8 +135,7 @@ compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
 	return 0;
 }
 
-void
-cpu_threads(struct plan *p, int nthread)
+void cpu_threads(struct plan *p, int nthread)
 {
 	struct cpu *cpu = p->be_data;
 
@@ -170,8 +163,7 @@ cpu_threads(struct plan *p, int nthread)
 	cpu->nthread = nthread;
 }
 
-int
-cpu_compile(struct plan *p, char err[ERRLEN])
+int cpu_compile(struct plan *p, char err[ERRLEN])
 {
 	struct cpu *cpu = p->be_data = ecalloc(1, sizeof *cpu);
 
@@ -191,8 +183,7 @@ cpu_compile(struct plan *p, char err[ERRLEN])
 	return 0;
 }
 
-void
-cpu_release(struct plan *p)
+void cpu_release(struct plan *p)
 {
 	struct cpu *cpu = p->be_data;
 
@@ -227,16 +218,14 @@ cpu_release(struct plan *p)
 	free(cpu);
 }
 
-static const float *
-param(const struct plan *p, const struct weights *w, int node, enum role r)
+static const float *param(const struct plan *p, const struct weights *w, int node, enum role r)
 {
 	int i = p->net->node[node].param[r];
 
 	return i < 0 ? NULL : weights_param(p->net, w, i);
 }
 
-static void
-load_conv(const struct cpu *cpu, struct head *h, const float *w)
+static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 {
 	const struct conv_shape *s = &h->shape;
 
@@ -256,8 +245,7 @@ load_conv(const struct cpu *cpu, struct head *h, const float *w)
 		dnn_conv_prepare(h->dnn, CONV_DGRAD, h->dgrad, w);
 }
 
-void
-cpu_load(struct plan *p, const struct weights *w)
+void cpu_load(struct plan *p, const struct weights *w)
 {
 	#pragma omp parallel for schedule(dynamic, 1) num_threads(get_threads())
 	for (int i = 0; i < p->nstage; i++) {

@@ -3,8 +3,7 @@
 
 #include "cpu.h"
 
-void
-solo_forward(const struct pass *q, const struct stage *s, int i0, int i1)
+void solo_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct node *n = &q->p->net->node[s->solo], *src = &q->p->net->node[n->in[0]];
 	int64_t in = (int64_t)src->h * src->w;
@@ -64,8 +63,7 @@ solo_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 	}
 }
 
-void
-solo_backward(const struct pass *q, const struct stage *s, const float *dy, float *din, int i)
+void solo_backward(const struct pass *q, const struct stage *s, const float *dy, float *din, int i)
 {
 	const struct node *n = &q->p->net->node[s->solo], *src = &q->p->net->node[n->in[0]];
 	int64_t in = (int64_t)src->h * src->w;

@@ -18,8 +18,7 @@ const char *const role_name[P_COUNT] = { ROLES(X) };
 
 enum { MAX_CHANNELS_OUT = 1 << 16, MAX_SIDE = 1 << 16 };
 
-struct net *
-net_new(const char *arch, const int chw[3])
+struct net *net_new(const char *arch, const int chw[3])
 {
 	struct net *n = ecalloc(1, sizeof *n);
 
@@ -28,8 +27,7 @@ net_new(const char *arch, const int chw[3])
 	return n;
 }
 
-void
-net_free(struct net *n)
+void net_free(struct net *n)
 {
 	if (!n)
 		return;
@@ -42,8 +40,7 @@ net_free(struct net *n)
 	free(n);
 }
 
-static float *
-copy_floats(const float *p, int n)
+static float *copy_floats(const float *p, int n)
 {
 	float *q;
 
@@ -54,8 +51,7 @@ copy_floats(const float *p, int n)
 	return q;
 }
 
-struct net *
-net_copy(const struct net *n)
+struct net *net_copy(const struct net *n)
 {
 	struct net *m = emalloc(sizeof *m);
 
@@ -72,16 +68,14 @@ net_copy(const struct net *n)
 }
 
 /* Output size of a window of k every stride over size with padding on both sides; 0 when it does not fit. */
-static int
-window(int size, int k, int stride, int pad)
+static int window(int size, int k, int stride, int pad)
 {
 	if (k < 1 || stride < 1 || pad < 0 || pad > MAX_SIDE || k > MAX_SIDE || size + 2 * pad < k)
 		return 0;
 	return (size + 2 * pad - k) / stride + 1;
 }
 
-static int
-infer(const struct net *net, struct node *n, int out, char err[ERRLEN])
+static int infer(const struct net *net, struct node *n, int out, char err[ERRLEN])
 {
 	const struct node *a = n->nin > 0 ? &net->node[n->in[0]] : NULL;
 
@@ -138,8 +132,7 @@ infer(const struct net *net, struct node *n, int out, char err[ERRLEN])
 	return 0;
 }
 
-int
-net_add(struct net *n, const struct node *proto, int out_channels, char err[ERRLEN])
+int net_add(struct net *n, const struct node *proto, int out_channels, char err[ERRLEN])
 {
 	struct node node = *proto;
 
@@ -168,8 +161,7 @@ net_add(struct net *n, const struct node *proto, int out_channels, char err[ERRL
 	return n->nnode++;
 }
 
-static void
-add_param(struct net *n, int i, enum role role, int ndim, const int64_t *shape)
+static void add_param(struct net *n, int i, enum role role, int ndim, const int64_t *shape)
 {
 	struct node *node = &n->node[i];
 	struct param *p;
@@ -187,8 +179,7 @@ add_param(struct net *n, int i, enum role role, int ndim, const int64_t *shape)
 	node->param[role] = n->nparam++;
 }
 
-int
-net_finish(struct net *n, int nclass, char err[ERRLEN])
+int net_finish(struct net *n, int nclass, char err[ERRLEN])
 {
 	struct node *last = n->nnode ? &n->node[n->nnode - 1] : NULL;
 	char *used = ecalloc(n->nnode + 1, 1);
@@ -240,8 +231,7 @@ net_finish(struct net *n, int nclass, char err[ERRLEN])
 	return 0;
 }
 
-struct net *
-net_with_affine(const struct net *n, const float *scale, const float *shift)
+struct net *net_with_affine(const struct net *n, const float *scale, const float *shift)
 {
 	struct net *m = net_copy(n);
 	struct node affine = m->node[0];
@@ -263,22 +253,19 @@ net_with_affine(const struct net *n, const float *scale, const float *shift)
 	return m;
 }
 
-struct weights
-weights_new(const struct net *n)
+struct weights weights_new(const struct net *n)
 {
 	return (struct weights){ ealigned(n->ntheta + 1, sizeof(float)), ealigned(n->nbuffer + 1, sizeof(float)) };
 }
 
-void
-weights_free(struct weights *w)
+void weights_free(struct weights *w)
 {
 	free(w->theta);
 	free(w->buffer);
 	*w = (struct weights){ 0 };
 }
 
-float *
-weights_param(const struct net *n, const struct weights *w, int p)
+float *weights_param(const struct net *n, const struct weights *w, int p)
 {
 	const struct param *q = &n->param[p];
 
@@ -287,8 +274,7 @@ weights_param(const struct net *n, const struct weights *w, int p)
 
 /* Convolutions: torchvision's ResNet draws He normal by fan-out; everything else PyTorch's layer default, uniform
  * within 1/sqrt(fan-in) for weight and bias alike. */
-void
-net_init(const struct net *n, struct weights *w, uint32_t seed)
+void net_init(const struct net *n, struct weights *w, uint32_t seed)
 {
 	int he = !strncmp(n->arch, "resnet", 6);
 
@@ -312,14 +298,12 @@ net_init(const struct net *n, struct weights *w, uint32_t seed)
 	}
 }
 
-int64_t
-net_params(const struct net *n)
+int64_t net_params(const struct net *n)
 {
 	return n->ntheta;
 }
 
-int64_t
-net_macs(const struct net *n)
+int64_t net_macs(const struct net *n)
 {
 	int64_t macs = 0;
 

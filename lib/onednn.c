@@ -1,4 +1,4 @@
-/* The one file that knows oneDNN (API 2.x). Primitives are made for one thread and one image (weight gradients: one
+/* The one file that knows oneDNN, whose versions 2 and 3 differ in how things are described. Primitives are made for one thread and one image (weight gradients: one
  * chunk), so that their blocking, and with it every rounding, is the same however many threads the caller uses. */
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
@@ -9,19 +9,25 @@
 
 #include "conv.h"
 
-#if DNNL_VERSION_MAJOR != 2
-#error "lib/onednn.c is written for oneDNN 2.x"
+/* A description of memory is a struct in version 2, an owned pointer in version 3. */
+typedef dnnl_memory_desc_t desc;
+#if DNNL_VERSION_MAJOR >= 3
+typedef const_dnnl_memory_desc_t query_desc;
+#define MD(d) (d)
+#else
+typedef const dnnl_memory_desc_t *query_desc;
+#define MD(d) (&(d))
 #endif
 
 enum { MAX_THREADS = 1024 };
 
 struct primitive {
 	dnnl_primitive_t prim;
-	dnnl_memory_desc_t src, weights, dst, bias; /* the two inputs and the output of convolution, whatever direction */
+	desc src, weights, dst, bias; /* the two inputs and the output of convolution, whatever direction */
 	size_t weights_floats;
 	char impl[48];
 	dnnl_memory_t (*mem)[4]; /* [MAX_THREADS][src, weights, dst, bias], made by a thread on first use */
-	bool has_bias;
+	bool has_bias, fixed_weights; /* fixed: their layout was given, not chosen */
 };
 
 struct dnn_conv {
@@ -36,38 +42,58 @@ static dnnl_engine_t engine;
 static dnnl_stream_t streams[MAX_THREADS];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void
-check(dnnl_status_t s, const char *what)
+static void check(dnnl_status_t s, const char *what)
 {
 	if (s != dnnl_success)
 		die("oneDNN: %s failed (status %d)", what, s);
 }
 
-static void
-start(void)
+static void start(void)
 {
 	check(dnnl_engine_create(&engine, dnnl_cpu, 0), "engine");
 }
 
-static dnnl_stream_t
-stream_of(int tid)
+static dnnl_stream_t stream_of(int tid)
 {
 	if (!streams[tid])
 		check(dnnl_stream_create(&streams[tid], engine, dnnl_stream_default_flags), "stream");
 	return streams[tid];
 }
 
-static dnnl_memory_desc_t
-describe(int ndim, const dnnl_dim_t *dims, dnnl_format_tag_t tag)
+static desc describe(int ndim, const dnnl_dims_t dims, dnnl_format_tag_t tag)
 {
-	dnnl_memory_desc_t md;
+	desc md;
 
+#if DNNL_VERSION_MAJOR >= 3
+	check(dnnl_memory_desc_create_with_tag(&md, ndim, dims, dnnl_f32, tag), "memory descriptor");
+#else
 	check(dnnl_memory_desc_init_by_tag(&md, ndim, dims, dnnl_f32, tag), "memory descriptor");
+#endif
 	return md;
 }
 
-static dnnl_memory_t
-memory(const dnnl_memory_desc_t *md, void *p)
+static desc copy_desc(query_desc md)
+{
+	desc copy;
+
+#if DNNL_VERSION_MAJOR >= 3
+	check(dnnl_memory_desc_clone(&copy, md), "memory descriptor");
+#else
+	copy = *md;
+#endif
+	return copy;
+}
+
+static void free_desc(desc *md)
+{
+#if DNNL_VERSION_MAJOR >= 3
+	if (*md)
+		dnnl_memory_desc_destroy(*md);
+#endif
+	memset(md, 0, sizeof *md);
+}
+
+static dnnl_memory_t memory(query_desc md, void *p)
 {
 	dnnl_memory_t m;
 
@@ -75,8 +101,7 @@ memory(const dnnl_memory_desc_t *md, void *p)
 	return m;
 }
 
-static dnnl_memory_desc_t
-weights_desc(const struct conv_shape *s, dnnl_format_tag_t tag, dnnl_format_tag_t grouped_tag)
+static desc weights_desc(const struct conv_shape *s, dnnl_format_tag_t tag, dnnl_format_tag_t grouped_tag)
 {
 	dnnl_dims_t one = { s->oc, s->ic, s->k, s->k };
 	dnnl_dims_t grouped = { s->groups, s->oc / s->groups, s->ic / s->groups, s->k, s->k };
@@ -84,9 +109,40 @@ weights_desc(const struct conv_shape *s, dnnl_format_tag_t tag, dnnl_format_tag_
 	return s->groups == 1 ? describe(4, one, tag) : describe(5, grouped, grouped_tag);
 }
 
+/* A primitive descriptor of one direction; hint: that of the forward one, for the others. */
+static dnnl_status_t describe_conv(dnnl_primitive_desc_t *pd, int dir, dnnl_primitive_desc_t hint, const struct primitive *p,
+    const desc *w, const desc *bias, const dnnl_dims_t strides, const dnnl_dims_t front, const dnnl_dims_t back,
+    dnnl_primitive_attr_t attr)
+{
+	const dnnl_alg_kind_t direct = dnnl_convolution_direct;
+#if DNNL_VERSION_MAJOR >= 3
+	const dnnl_dims_t dense = { 0 };
+
+	if (dir == CONV_FWD)
+		return dnnl_convolution_forward_primitive_desc_create(pd, engine, dnnl_forward_training, direct, p->src, *w, *bias,
+		    p->dst, strides, dense, front, back, attr);
+	if (dir == CONV_DGRAD)
+		return dnnl_convolution_backward_data_primitive_desc_create(pd, engine, direct, p->src, *w, p->dst, strides, dense,
+		    front, back, hint, attr);
+	return dnnl_convolution_backward_weights_primitive_desc_create(pd, engine, direct, p->src, *w, *bias, p->dst, strides,
+	    dense, front, back, hint, attr);
+#else
+	dnnl_convolution_desc_t cd;
+	dnnl_status_t st;
+
+	if (dir == CONV_FWD)
+		st = dnnl_convolution_forward_desc_init(&cd, dnnl_forward_training, direct, &p->src, w, bias, &p->dst, strides,
+		    front, back);
+	else if (dir == CONV_DGRAD)
+		st = dnnl_convolution_backward_data_desc_init(&cd, direct, &p->src, w, &p->dst, strides, front, back);
+	else
+		st = dnnl_convolution_backward_weights_desc_init(&cd, direct, &p->src, w, bias, &p->dst, strides, front, back);
+	return st == dnnl_success ? dnnl_primitive_desc_create(pd, &cd, attr, engine, hint) : st;
+#endif
+}
+
 /* One direction for n images. Layouts of features are fixed, that of weights is oneDNN's choice. */
-static int
-make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[ERRLEN])
+static int make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[ERRLEN])
 {
 	bool image_gradient = dir == CONV_DGRAD && s->plain_src;
 	dnnl_dims_t src = { n, s->ic, s->ih, s->iw }, dst = { n, s->oc, s->oh, s->ow }, bias = { s->oc };
@@ -94,35 +150,28 @@ make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[E
 	/* Padding at the end as much as the last window needs, which is less than at the front under a stride. */
 	int reach_h = (s->oh - 1) * s->stride + s->k - s->pad - s->ih, reach_w = (s->ow - 1) * s->stride + s->k - s->pad - s->iw;
 	dnnl_dims_t front = { s->pad, s->pad }, back = { reach_h, reach_w };
-	dnnl_memory_desc_t wd, none = { 0 };
-	dnnl_convolution_desc_t cd;
+	desc wd, none;
 	dnnl_primitive_desc_t pd = NULL, hint = NULL;
 	dnnl_primitive_attr_t attr;
 	dnnl_status_t st;
 	int nthread = omp_get_max_threads();
 
+	memset(&none, 0, sizeof none);
 	p->src = describe(4, src, s->plain_src && !image_gradient ? dnnl_nchw : dnnl_nChw8c);
 	p->dst = describe(4, dst, dnnl_nChw8c);
 	p->bias = describe(1, bias, dnnl_x);
 	/* A single image's weight gradient must come in the layout that the chunk's has. */
-	wd = p->weights.ndims ? p->weights : weights_desc(s, dnnl_format_tag_any, dnnl_format_tag_any);
+	wd = p->fixed_weights ? copy_desc(MD(p->weights)) : weights_desc(s, dnnl_format_tag_any, dnnl_format_tag_any);
 	p->has_bias = dir == CONV_FWD;
 	check(dnnl_primitive_attr_create(&attr), "attributes");
 	omp_set_num_threads(1);
-	check(dnnl_convolution_forward_desc_init(&cd, dnnl_forward_training, dnnl_convolution_direct, &p->src, &wd,
-	    dir == CONV_FWD ? &p->bias : &none, &p->dst, strides, front, back), "convolution");
-	st = dnnl_primitive_desc_create(&hint, &cd, attr, engine, NULL);
+	st = describe_conv(&hint, CONV_FWD, NULL, p, &wd, dir == CONV_FWD ? &p->bias : &none, strides, front, back, attr);
 	if (st == dnnl_success && dir != CONV_FWD) {
-		st = dir == CONV_DGRAD
-		    ? dnnl_convolution_backward_data_desc_init(&cd, dnnl_convolution_direct, &p->src, &wd, &p->dst, strides,
-		        front, back)
-		    : dnnl_convolution_backward_weights_desc_init(&cd, dnnl_convolution_direct, &p->src, &wd, &none, &p->dst,
-		        strides, front, back);
-		if (st == dnnl_success)
-			st = dnnl_primitive_desc_create(&pd, &cd, attr, engine, hint);
+		st = describe_conv(&pd, dir, hint, p, &wd, &none, strides, front, back, attr);
 		dnnl_primitive_desc_destroy(hint);
 	} else
 		pd = hint;
+	free_desc(&wd);
 	dnnl_primitive_attr_destroy(attr);
 	if (st == dnnl_success)
 		st = dnnl_primitive_create(&p->prim, pd);
@@ -130,8 +179,10 @@ make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[E
 	if (st != dnnl_success)
 		return fail(err, "oneDNN has no convolution %d -> %d channels, %dx%d, stride %d on %dx%d (status %d)", s->ic,
 		    s->oc, s->k, s->k, s->stride, s->ih, s->iw, st);
-	p->weights = *dnnl_primitive_desc_query_md(pd, dir == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0);
-	p->weights_floats = (dnnl_memory_desc_get_size(&p->weights) + 3) / 4;
+	free_desc(&p->weights);
+	p->weights = copy_desc(dnnl_primitive_desc_query_md(pd,
+	    dir == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0));
+	p->weights_floats = (dnnl_memory_desc_get_size(MD(p->weights)) + 3) / 4;
 	const char *impl = "";
 	dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl);
 	snprintf(p->impl, sizeof p->impl, "onednn:%s", impl);
@@ -143,8 +194,7 @@ make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[E
 	return 0;
 }
 
-struct dnn_conv *
-dnn_conv_new(const struct conv_shape *s, int want, int wgrad_batch, char err[ERRLEN])
+struct dnn_conv *dnn_conv_new(const struct conv_shape *s, int want, int wgrad_batch, char err[ERRLEN])
 {
 	struct dnn_conv *c = ecalloc(1, sizeof *c);
 
@@ -165,7 +215,8 @@ dnn_conv_new(const struct conv_shape *s, int want, int wgrad_batch, char err[ERR
 	if (want & CONV_WGRAD) {
 		if (make(&c->wgrad, s, CONV_WGRAD, wgrad_batch, err) < 0)
 			goto bad;
-		c->wgrad1.weights = c->wgrad.weights;
+		c->wgrad1.weights = copy_desc(MD(c->wgrad.weights));
+		c->wgrad1.fixed_weights = true;
 		if (make(&c->wgrad1, s, CONV_WGRAD, 1, err) < 0)
 			goto bad;
 	}
@@ -175,8 +226,7 @@ bad:
 	return NULL;
 }
 
-static void
-unmake(struct primitive *p)
+static void unmake(struct primitive *p)
 {
 	if (p->prim)
 		dnnl_primitive_destroy(p->prim);
@@ -185,10 +235,10 @@ unmake(struct primitive *p)
 			if (p->mem[i][j])
 				dnnl_memory_destroy(p->mem[i][j]);
 	free(p->mem);
+	free_desc(&p->src), free_desc(&p->weights), free_desc(&p->dst), free_desc(&p->bias);
 }
 
-void
-dnn_conv_free(struct dnn_conv *c)
+void dnn_conv_free(struct dnn_conv *c)
 {
 	if (!c)
 		return;
@@ -201,26 +251,22 @@ dnn_conv_free(struct dnn_conv *c)
 	free(c);
 }
 
-static struct primitive *
-direction(const struct dnn_conv *c, int dir)
+static struct primitive *direction(const struct dnn_conv *c, int dir)
 {
 	return (struct primitive *)(dir == CONV_FWD ? &c->fwd : dir == CONV_DGRAD ? &c->dgrad : &c->wgrad);
 }
 
-size_t
-dnn_conv_weights(const struct dnn_conv *c, int dir)
+size_t dnn_conv_weights(const struct dnn_conv *c, int dir)
 {
 	return direction(c, dir)->weights_floats;
 }
 
-const char *
-dnn_conv_impl(const struct dnn_conv *c, int dir)
+const char *dnn_conv_impl(const struct dnn_conv *c, int dir)
 {
 	return direction(c, dir)->impl;
 }
 
-static void
-reorder(const dnnl_memory_desc_t *to, float *out, const dnnl_memory_desc_t *from, const float *in)
+static void reorder(query_desc to, float *out, query_desc from, const float *in)
 {
 	dnnl_primitive_desc_t pd;
 	dnnl_primitive_t prim;
@@ -236,28 +282,27 @@ reorder(const dnnl_memory_desc_t *to, float *out, const dnnl_memory_desc_t *from
 	dnnl_memory_destroy(b);
 }
 
-void
-dnn_conv_prepare(struct dnn_conv *c, int dir, float *out, const float *w)
+void dnn_conv_prepare(struct dnn_conv *c, int dir, float *out, const float *w)
 {
-	dnnl_memory_desc_t plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
+	desc plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
 
-	reorder(&direction(c, dir)->weights, out, &plain, w);
+	reorder(MD(direction(c, dir)->weights), out, MD(plain), w);
+	free_desc(&plain);
 }
 
-void
-dnn_conv_unprepare(struct dnn_conv *c, float *dw, const float *in)
+void dnn_conv_unprepare(struct dnn_conv *c, float *dw, const float *in)
 {
-	dnnl_memory_desc_t plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
+	desc plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
 
-	reorder(&plain, dw, &c->wgrad.weights, in);
+	reorder(MD(plain), dw, MD(c->wgrad.weights), in);
+	free_desc(&plain);
 }
 
-static void
-run(struct primitive *p, int tid, const int arg[4], void *src, void *weights, void *dst, void *bias)
+static void run(struct primitive *p, int tid, const int arg[4], void *src, void *weights, void *dst, void *bias)
 {
 	dnnl_memory_t *m = p->mem[tid];
 	void *ptr[] = { src, weights, dst, bias };
-	const dnnl_memory_desc_t *md[] = { &p->src, &p->weights, &p->dst, &p->bias };
+	query_desc md[] = { MD(p->src), MD(p->weights), MD(p->dst), MD(p->bias) };
 	dnnl_exec_arg_t args[4];
 	int n = p->has_bias ? 4 : 3;
 
@@ -272,8 +317,7 @@ run(struct primitive *p, int tid, const int arg[4], void *src, void *weights, vo
 }
 
 /* n images with their border of zeros, in this thread's scratch. */
-static const float *
-add_border(struct dnn_conv *c, int tid, const float *x, int n)
+static const float *add_border(struct dnn_conv *c, int tid, const float *x, int n)
 {
 	const struct conv_shape *s = &c->s;
 	int b = c->border, h = s->ih + 2 * b, w = s->iw + 2 * b;
@@ -288,27 +332,24 @@ add_border(struct dnn_conv *c, int tid, const float *x, int n)
 	return c->bordered[tid];
 }
 
-void
-dnn_conv_forward(struct dnn_conv *c, int tid, float *y, const float *x, const float *w, const float *bias)
+void dnn_conv_forward(struct dnn_conv *c, int tid, float *y, const float *x, const float *w, const float *bias)
 {
 	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS };
 
 	run(&c->fwd, tid, arg, (void *)add_border(c, tid, x, 1), (void *)w, y, (void *)bias);
 }
 
-void
-dnn_conv_dgrad(struct dnn_conv *c, int tid, float *dx, const float *dy, const float *w)
+void dnn_conv_dgrad(struct dnn_conv *c, int tid, float *dx, const float *dy, const float *w)
 {
 	static const int arg[] = { DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, 0 };
 
 	run(&c->dgrad, tid, arg, dx, (void *)w, (void *)dy, NULL);
 }
 
-void
-dnn_conv_wgrad(struct dnn_conv *c, int tid, float *dw, float *scratch, const float *x, const float *dy, int n)
+void dnn_conv_wgrad(struct dnn_conv *c, int tid, float *dw, float *scratch, const float *x, const float *dy, int n)
 {
 	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, 0 };
-	size_t nx = dnnl_memory_desc_get_size(&c->wgrad1.src) / 4, ny = dnnl_memory_desc_get_size(&c->wgrad1.dst) / 4;
+	size_t nx = dnnl_memory_desc_get_size(MD(c->wgrad1.src)) / 4, ny = dnnl_memory_desc_get_size(MD(c->wgrad1.dst)) / 4;
 
 	x = add_border(c, tid, x, n);
 	if (n == c->wgrad_batch) {

@@ -7,22 +7,19 @@
 
 static int threads;
 
-void
-set_threads(int n)
+void set_threads(int n)
 {
 	threads = n;
 	omp_set_num_threads(n); /* for the loops that ask for no number */
 }
 
-int
-get_threads(void)
+int get_threads(void)
 {
 	return threads > 0 ? threads : omp_get_max_threads();
 }
 
 /* The image, and whatever has no spatial extent by definition, is plain; features are the backend's own layout. */
-enum layout
-node_layout(const struct net *net, int i)
+enum layout node_layout(const struct net *net, int i)
 {
 	const struct node *n = &net->node[i];
 
@@ -31,8 +28,7 @@ node_layout(const struct net *net, int i)
 	return n->op == OP_INPUT || n->op == OP_FLATTEN || n->op == OP_LINEAR ? PLAIN : BLOCKED;
 }
 
-static int
-consumers(const struct net *net, int i)
+static int consumers(const struct net *net, int i)
 {
 	int k = 0;
 
@@ -42,15 +38,13 @@ consumers(const struct net *net, int i)
 	return k;
 }
 
-static bool
-fusible_pool(const struct node *n)
+static bool fusible_pool(const struct node *n)
 {
 	return n->op == OP_AVGPOOL && n->k == 2 && n->stride == 2;
 }
 
 /* The node that alone consumes node i and may follow it in a stage, or -1. */
-static int
-successor(const struct net *net, int i)
+static int successor(const struct net *net, int i)
 {
 	if (consumers(net, i) != 1)
 		return -1;
@@ -63,8 +57,7 @@ successor(const struct net *net, int i)
 
 /* Groups nodes into stages, in an order in which every stage's inputs come earlier. An add joins the chain of its last
  * operand in node order, so that the other is ready as the residual. */
-static int
-make_stages(struct plan *p, char err[ERRLEN])
+static int make_stages(struct plan *p, char err[ERRLEN])
 {
 	const struct net *net = p->net;
 	int *stage_of = emalloc(net->nnode * sizeof *stage_of);
@@ -134,14 +127,12 @@ make_stages(struct plan *p, char err[ERRLEN])
 	return rc;
 }
 
-bool
-stage_keeps_x(const struct plan *p, const struct stage *s)
+bool stage_keeps_x(const struct plan *p, const struct stage *s)
 {
 	return s->norm >= 0 && p->opts.purpose != PLAN_EVAL;
 }
 
-bool
-stage_needs_gin(const struct plan *p, const struct stage *s)
+bool stage_needs_gin(const struct plan *p, const struct stage *s)
 {
 	if (s->in < 0 || p->opts.purpose == PLAN_EVAL)
 		return false;
@@ -154,22 +145,19 @@ stage_needs_gin(const struct plan *p, const struct stage *s)
 	return false;
 }
 
-static int
-new_buffer(struct plan *p, size_t floats)
+static int new_buffer(struct plan *p, size_t floats)
 {
 	p->buffer = erealloc(p->buffer, p->nbuffer + 1, sizeof *p->buffer);
 	p->buffer[p->nbuffer] = (struct buffer){ .floats = floats, .first = INT32_MAX, .last = -1 };
 	return p->nbuffer++;
 }
 
-static size_t
-node_floats(const struct plan *p, int node)
+static size_t node_floats(const struct plan *p, int node)
 {
 	return p->be->floats(&p->net->node[node], node_layout(p->net, node));
 }
 
-static void
-make_buffers(struct plan *p)
+static void make_buffers(struct plan *p)
 {
 	bool back = p->opts.purpose != PLAN_EVAL;
 
@@ -214,8 +202,7 @@ make_buffers(struct plan *p)
 	}
 }
 
-static void
-touch(struct plan *p, int buffer, int call)
+static void touch(struct plan *p, int buffer, int call)
 {
 	struct buffer *b = buffer < 0 ? NULL : &p->buffer[buffer];
 
@@ -226,8 +213,7 @@ touch(struct plan *p, int buffer, int call)
 }
 
 /* The order of calls, with a barrier wherever a batch-wide reduction must be complete. */
-static void
-make_calls(struct plan *p)
+static void make_calls(struct plan *p)
 {
 	bool train = p->opts.purpose == PLAN_TRAIN, back = p->opts.purpose != PLAN_EVAL;
 	int phase = 0;
@@ -288,8 +274,7 @@ make_calls(struct plan *p)
 }
 
 /* First fit over lifetimes; offsets keep 64-byte lines, images of one buffer lie one after another without slack. What crosses a barrier counts in whole phases, since within one the chunks run apart. */
-static void
-place_buffers(struct plan *p)
+static void place_buffers(struct plan *p)
 {
 	for (int i = 0; i < p->nbuffer; i++) {
 		struct buffer *b = &p->buffer[i];
@@ -327,8 +312,7 @@ place_buffers(struct plan *p)
 	}
 }
 
-static void
-make_taps(struct plan *p)
+static void make_taps(struct plan *p)
 {
 	p->tap = ecalloc(p->nstage, sizeof *p->tap);
 	p->tap_ref = ecalloc(p->nstage, sizeof *p->tap_ref);
@@ -353,8 +337,7 @@ make_taps(struct plan *p)
 	}
 }
 
-struct plan *
-plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN])
+struct plan *plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN])
 {
 	struct plan *p = ecalloc(1, sizeof *p);
 	double bytes;
@@ -383,8 +366,7 @@ bad:
 	return NULL;
 }
 
-void
-plan_free(struct plan *p)
+void plan_free(struct plan *p)
 {
 	if (!p)
 		return;
@@ -404,14 +386,12 @@ plan_free(struct plan *p)
 	free(p);
 }
 
-struct workspace *
-ws_new(void)
+struct workspace *ws_new(void)
 {
 	return ecalloc(1, sizeof(struct workspace));
 }
 
-static void
-ws_reserve(struct workspace *w, size_t batch, size_t chunk, int nthread)
+static void ws_reserve(struct workspace *w, size_t batch, size_t chunk, int nthread)
 {
 	if (batch > w->batch_floats) {
 		free(w->batch);
@@ -429,8 +409,7 @@ ws_reserve(struct workspace *w, size_t batch, size_t chunk, int nthread)
 	}
 }
 
-void
-ws_free(struct workspace *w)
+void ws_free(struct workspace *w)
 {
 	if (!w)
 		return;
@@ -441,21 +420,18 @@ ws_free(struct workspace *w)
 	free(w);
 }
 
-size_t
-ws_bytes(const struct workspace *w)
+size_t ws_bytes(const struct workspace *w)
 {
 	return 4 * (w->batch_floats + w->nthread * w->chunk_floats);
 }
 
-void
-plan_bind(struct plan *p, struct workspace *ws)
+void plan_bind(struct plan *p, struct workspace *ws)
 {
 	ws_reserve(ws, p->batch_floats * p->opts.batch, p->chunk_floats * p->chunk, get_threads());
 	p->ws = ws;
 }
 
-void
-plan_load(struct plan *p, const struct weights *w)
+void plan_load(struct plan *p, const struct weights *w)
 {
 	for (int i = 0; i < p->ntap; i++) {
 		const struct node *n = &p->net->node[p->tap[i].node];
@@ -464,46 +440,39 @@ plan_load(struct plan *p, const struct weights *w)
 	p->be->load(p, w);
 }
 
-void
-plan_forward(struct plan *p, int n, const float *images, float *logits)
+void plan_forward(struct plan *p, int n, const float *images, float *logits)
 {
 	if (get_threads() > p->ws->nthread)
 		plan_bind(p, p->ws);
 	p->be->forward(p, n, images, logits);
 }
 
-void
-plan_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta)
+void plan_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta)
 {
 	p->be->backward(p, n, dlogits, dimages, dtheta);
 }
 
-void
-plan_update_running(struct plan *p, int n, struct weights *w)
+void plan_update_running(struct plan *p, int n, struct weights *w)
 {
 	p->be->update_running(p, n, w);
 }
 
-int
-plan_ntaps(const struct plan *p)
+int plan_ntaps(const struct plan *p)
 {
 	return p->ntap;
 }
 
-struct tap *
-plan_tap(struct plan *p, int i)
+struct tap *plan_tap(struct plan *p, int i)
 {
 	return &p->tap[i];
 }
 
-const char *
-plan_impl(const struct plan *p, int i)
+const char *plan_impl(const struct plan *p, int i)
 {
 	return i < p->nstage ? p->be->impl(p, i) : NULL;
 }
 
-void
-plan_describe(const struct plan *p)
+void plan_describe(const struct plan *p)
 {
 	static const char *const purpose[] = { "eval", "synth", "train" };
 

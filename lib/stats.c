@@ -2,8 +2,7 @@
 
 #include "stats.h"
 
-void
-layer_stats_free(struct layer_stats *s)
+void layer_stats_free(struct layer_stats *s)
 {
 	free(s->mean);
 	free(s->var);

@@ -21,8 +21,7 @@ struct synth {
 	struct dsa *dsa;           /* one an image */
 };
 
-struct synth *
-synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch)
+struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch)
 {
 	struct synth *s = ecalloc(1, sizeof *s);
 	size_t pixels;
@@ -53,8 +52,7 @@ synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher,
 	return s;
 }
 
-void
-synth_free(struct synth *s)
+void synth_free(struct synth *s)
 {
 	if (!s)
 		return;
@@ -70,8 +68,7 @@ synth_free(struct synth *s)
 	free(s);
 }
 
-size_t
-synth_bytes(const struct synth *s)
+size_t synth_bytes(const struct synth *s)
 {
 	size_t sum = 0;
 
@@ -80,8 +77,7 @@ synth_bytes(const struct synth *s)
 	return sum;
 }
 
-void
-synth_describe(const struct synth *s)
+void synth_describe(const struct synth *s)
 {
 	for (int i = 0; i < s->nteacher; i++)
 		if (s->plan[i]) {
@@ -90,8 +86,7 @@ synth_describe(const struct synth *s)
 		}
 }
 
-int
-synth_subset(const struct synth *s, const struct unit *u, int64_t iteration, int *pick)
+int synth_subset(const struct synth *s, const struct unit *u, int64_t iteration, int *pick)
 {
 	uint32_t where = u->number, when = 0;
 	int64_t lowest = u->index[0];
@@ -113,8 +108,7 @@ synth_subset(const struct synth *s, const struct unit *u, int64_t iteration, int
 	return n;
 }
 
-static struct plan *
-teacher_plan(struct synth *s, int i, char err[ERRLEN])
+static struct plan *teacher_plan(struct synth *s, int i, char err[ERRLEN])
 {
 	const struct teacher_ref *t = &s->teacher[i];
 
@@ -126,8 +120,7 @@ teacher_plan(struct synth *s, int i, char err[ERRLEN])
 	return s->plan[i];
 }
 
-static void
-draw_augmentation(struct synth *s, const struct unit *u)
+static void draw_augmentation(struct synth *s, const struct unit *u)
 {
 	struct rng r = rng_at(s->o.seed, RNG_SYNTHAUG, u->number, u->opt.step, 0);
 	int h = s->chw[1], w = s->chw[2];
@@ -149,8 +142,7 @@ draw_augmentation(struct synth *s, const struct unit *u)
 	}
 }
 
-static void
-augment(struct synth *s, const struct unit *u)
+static void augment(struct synth *s, const struct unit *u)
 {
 	int c = s->chw[0], h = s->chw[1], w = s->chw[2];
 	size_t per = (size_t)c * h * w;
@@ -164,8 +156,7 @@ augment(struct synth *s, const struct unit *u)
 	}
 }
 
-static void
-augment_back(struct synth *s, const struct unit *u, float *dx)
+static void augment_back(struct synth *s, const struct unit *u, float *dx)
 {
 	int c = s->chw[0], h = s->chw[1], w = s->chw[2];
 	size_t per = (size_t)c * h * w;
@@ -180,8 +171,7 @@ augment_back(struct synth *s, const struct unit *u, float *dx)
 	}
 }
 
-int
-synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synth_loss *loss, char err[ERRLEN])
+int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synth_loss *loss, char err[ERRLEN])
 {
 	size_t pixels = (size_t)u->n * s->chw[0] * s->chw[1] * s->chw[2];
 	int n = synth_subset(s, u, u->opt.step, s->pick);
@@ -214,8 +204,7 @@ synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synth_lo
 	return 0;
 }
 
-int
-synth_step(struct synth *s, struct unit *u, struct synth_loss *loss, char err[ERRLEN])
+int synth_step(struct synth *s, struct unit *u, struct synth_loss *loss, char err[ERRLEN])
 {
 	struct schedule rate = { .kind = s->o.sched, .base = s->o.lr };
 

@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /* y (K,oh,ow) = w (K,C,k,k) * x (C,ih,iw) + bias (K) */
-static inline void
-ref_conv(double *y, const double *x, const double *w, const double *bias, int c, int ih, int iw, int k, int oh, int ow,
+static inline void ref_conv(double *y, const double *x, const double *w, const double *bias, int c, int ih, int iw,
+    int k, int oh, int ow,
     int size, int stride, int pad)
 {
 	for (int o = 0; o < k; o++)
@@ -25,8 +25,8 @@ ref_conv(double *y, const double *x, const double *w, const double *bias, int c,
 }
 
 /* dx (C,ih,iw), the adjoint of the above for dy (K,oh,ow) */
-static inline void
-ref_conv_dgrad(double *dx, const double *dy, const double *w, int c, int ih, int iw, int k, int oh, int ow, int size,
+static inline void ref_conv_dgrad(double *dx, const double *dy, const double *w, int c, int ih, int iw, int k, int oh,
+    int ow, int size,
     int stride, int pad)
 {
 	for (int i = 0; i < c * ih * iw; i++)
@@ -45,8 +45,7 @@ ref_conv_dgrad(double *dx, const double *dy, const double *w, int c, int ih, int
 }
 
 /* sums[c] = sum of x - ref, sums of (x - ref)^2, over p values of each channel */
-static inline void
-ref_sums(double *sum, double *sumsq, const double *x, const double *ref, int c, int64_t p)
+static inline void ref_sums(double *sum, double *sumsq, const double *x, const double *ref, int c, int64_t p)
 {
 	for (int i = 0; i < c; i++) {
 		sum[i] = sumsq[i] = 0;
@@ -59,8 +58,8 @@ ref_sums(double *sum, double *sumsq, const double *x, const double *ref, int c, 
 }
 
 /* v = x*scale + shift + res (or NULL); positive[i] = v > 0; y = max(v, 0) where relu, averaged over 2x2 where pool */
-static inline void
-ref_epilogue(double *y, unsigned char *positive, const double *x, const double *res, const double *scale,
+static inline void ref_epilogue(double *y, unsigned char *positive, const double *x, const double *res,
+    const double *scale,
     const double *shift, int c, int h, int w, int relu, int pool)
 {
 	int oh = pool ? h / 2 : h, ow = pool ? w / 2 : w;

@@ -11,8 +11,7 @@
 
 static int tests, failures;
 
-static void
-ok(int good, const char *what, const char *isa, double err)
+static void ok(int good, const char *what, const char *isa, double err)
 {
 	tests++;
 	failures += !good;
@@ -21,8 +20,7 @@ ok(int good, const char *what, const char *isa, double err)
 
 static int pad8(int c) { return (c + 7) / 8 * 8; }
 
-static double *
-random_doubles(struct rng *r, size_t n)
+static double *random_doubles(struct rng *r, size_t n)
 {
 	double *x = ecalloc(n, sizeof *x);
 
@@ -32,8 +30,7 @@ random_doubles(struct rng *r, size_t n)
 }
 
 /* Planar doubles (C,P) <-> blocked floats (C/8,P,8), zeros in the padding. */
-static float *
-block(const double *x, int c, int64_t p)
+static float *block(const double *x, int c, int64_t p)
 {
 	float *b = ealigned(pad8(c) * p, 4);
 
@@ -44,8 +41,7 @@ block(const double *x, int c, int64_t p)
 }
 
 /* Largest difference over the largest value; infinity where the padding is not zero. */
-static double
-differ(const float *b, const double *x, int c, int64_t p)
+static double differ(const float *b, const double *x, int c, int64_t p)
 {
 	double worst = 0, top = 1e-30;
 
@@ -64,8 +60,7 @@ differ(const float *b, const double *x, int c, int64_t p)
 	return worst / top;
 }
 
-static void
-test_winograd(const struct kernels *k, int c, int o, int h, int w, int pad, int n, bool flip)
+static void test_winograd(const struct kernels *k, int c, int o, int h, int w, int pad, int n, bool flip)
 {
 	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, pad);
 	struct wino_shape s = { c, o, h, w, h + 2 * pad - 2, w + 2 * pad - 2, pad };
@@ -103,8 +98,7 @@ test_winograd(const struct kernels *k, int c, int o, int h, int w, int pad, int 
 	free(image), free(wt), free(bias), free(turned), free(want), free(wf), free(bf), free(u), free(scratch), free(x), free(y);
 }
 
-static void
-test_image_dgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad)
+static void test_image_dgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad)
 {
 	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
 	int oh = (h + 2 * pad - size) / stride + 1, ow = (w + 2 * pad - size) / stride + 1;
@@ -128,8 +122,7 @@ test_image_dgrad(const struct kernels *k, int c, int o, int h, int w, int size, 
 	free(wt), free(dy), free(want), free(prepared), free(b), free(dx);
 }
 
-static void
-test_wgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad, bool plain)
+static void test_wgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad, bool plain)
 {
 	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
 	int oh = (h + 2 * pad - size) / stride + 1, ow = (w + 2 * pad - size) / stride + 1;
@@ -160,8 +153,7 @@ test_wgrad(const struct kernels *k, int c, int o, int h, int w, int size, int st
 	free(x), free(dy), free(dw), free(fy), free(fx);
 }
 
-static void
-test_epilogue(const struct kernels *k, int c, int h, int w, bool with_res, bool relu, bool pool)
+static void test_epilogue(const struct kernels *k, int c, int h, int w, bool with_res, bool relu, bool pool)
 {
 	struct rng r = rng_at(c, RNG_NOISE, h, w, with_res);
 	int64_t p = (int64_t)h * w, q = pool ? (int64_t)(h / 2) * (w / 2) : p;
@@ -197,8 +189,7 @@ test_epilogue(const struct kernels *k, int c, int h, int w, bool with_res, bool 
 	free(fx), free(fr), free(fs), free(ft), free(y), free(fg), free(fh), free(fz), free(mask);
 }
 
-static void
-test_sums(const struct kernels *k, int c, int h, int w)
+static void test_sums(const struct kernels *k, int c, int h, int w)
 {
 	struct rng r = rng_at(c, RNG_NOISE, h, w, 7);
 	int64_t p = (int64_t)h * w;
@@ -242,8 +233,7 @@ test_sums(const struct kernels *k, int c, int h, int w)
 	free(fx), free(fz), free(fr), free(out), free(fa), free(fb), free(fg);
 }
 
-static void
-test_linear(const struct kernels *k, int n, int in, int out)
+static void test_linear(const struct kernels *k, int n, int in, int out)
 {
 	struct rng r = rng_at(n, RNG_NOISE, in, out, 1);
 	double *x = random_doubles(&r, n * in), *w = random_doubles(&r, in * out), *bias = random_doubles(&r, out), err = 0;
@@ -283,8 +273,7 @@ test_linear(const struct kernels *k, int n, int in, int out)
 	free(x), free(w), free(bias), free(fx), free(fw), free(fb), free(y), free(alone), free(dx);
 }
 
-int
-main(void)
+int main(void)
 {
 	static const char *const isa[] = { "plain", "avx2", "avx512" };
 

@@ -25,16 +25,14 @@ static const struct workload {
 	{ "eval-resnet18-small-100x32", "resnet18-small", 100, 32, PLAN_EVAL },
 };
 
-static int
-by_value(const void *a, const void *b)
+static int by_value(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
 
 	return (x > y) - (x < y);
 }
 
-static void
-measure(const struct workload *w, int repeats, int verbose)
+static void measure(const struct workload *w, int repeats, int verbose)
 {
 	char err[ERRLEN];
 	int chw[3] = { 3, w->side, w->side };
@@ -103,8 +101,7 @@ measure(const struct workload *w, int repeats, int verbose)
 	optim_free(&o);
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
 	int c, repeats = 5, verbose = 0;
 
