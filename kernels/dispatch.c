@@ -16,6 +16,11 @@ size_t wino_scratch_floats(int c, int k)
 	return POINTS * (t * pad8(c) + SKEW + t * pad8(k) + SKEW);
 }
 
+size_t wino_wgrad_scratch_floats(int c, int k)
+{
+	return wino_scratch_floats(c, k) + POINTS * ((size_t)c * pad8(k) + SKEW);
+}
+
 const struct kernels *kernels_named(const char *name)
 {
 #if defined __x86_64__

@@ -15,5 +15,6 @@ void KERNEL(linear)(float *, const float *, const float *, const float *, int, i
 void KERNEL(linear_dgrad)(float *, const float *, const float *, int, int);
 void KERNEL(wino_filter)(float *, const float *, int, int, bool);
 void KERNEL(wino_conv)(float *, const float *, const float *, const float *, float *, int, const struct wino_shape *);
+void KERNEL(wino_wgrad)(float *, const float *, const float *, float *, int, const struct wino_shape *);
 
 #endif

@@ -52,9 +52,13 @@ struct kernels {
 	void (*wino_filter)(float *u, const float *w, int c, int k, bool flip);
 	void (*wino_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
 	    const struct wino_shape *s);
+	/* Weight gradient dw (K,C,3,3) += of the same convolution, from x (n images) and dy. scratch:
+	 * wino_wgrad_scratch_floats(). */
+	void (*wino_wgrad)(float *dw, const float *x, const float *dy, float *scratch, int n, const struct wino_shape *s);
 };
 size_t wino_filter_floats(int c, int k);
 size_t wino_scratch_floats(int c, int k);
+size_t wino_wgrad_scratch_floats(int c, int k);
 
 extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
 /* The best that this processor runs; name ("plain", "avx2", "avx512") pins one: NULL when it cannot run here. */

@@ -19,4 +19,5 @@ const struct kernels PASTE(kernels, ISA) = {
 	.linear_dgrad = KERNEL(linear_dgrad),
 	.wino_filter = KERNEL(wino_filter),
 	.wino_conv = KERNEL(wino_conv),
+	.wino_wgrad = KERNEL(wino_wgrad),
 };

@@ -226,10 +226,13 @@ static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int 
 	int dx = s->dx >= 0 ? s->dx : s->dy[0];
 	float *dw = q->fresh ? h->dw[q->tid] : cpu->scratch[q->tid];
 
-	if (h->own_wgrad) {
-		const struct conv_shape *c = &h->shape;
-		if (q->fresh)
-			memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
+	const struct conv_shape *c = &h->shape;
+	if (q->fresh && (h->own_wgrad || h->wino_wgrad))
+		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
+	if (h->wino_wgrad) {
+		struct wino_shape ws = { c->ic, c->oc, c->ih, c->iw, c->oh, c->ow, c->pad };
+		cpu->k->wino_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &ws);
+	} else if (h->own_wgrad) {
 		for (int i = i0; i < i1; i++)
 			cpu->k->conv_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), c->ic, c->ih, c->iw, c->plain_src,
 			    pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
@@ -445,8 +448,8 @@ static void collect_gradients(struct plan *p, int used, float *dtheta)
 			add_floats(e->head.dw[0], e->head.dw[t], e->head.ndw);
 			add_floats(e->head.db[0], e->head.db[t], n->c);
 		}
-		if (n->op == OP_LINEAR)
-			memcpy(dw, e->head.dw[0], e->head.ndw * sizeof *dw);
+		if (n->op == OP_LINEAR || e->head.wino_wgrad)
+			memcpy(dw, e->head.dw[0], p->net->param[n->param[P_WEIGHT]].count * sizeof *dw);
 		else if (e->head.own_wgrad) {
 			size_t per = (size_t)e->head.shape.ic * n->k * n->k;
 			for (size_t o = 0; o < (size_t)n->c; o++)

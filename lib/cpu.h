@@ -12,10 +12,10 @@
 /* What a stage's head is made of. Prepared weights lie here, in the implementation's layout. */
 struct head {
 	struct conv_shape shape;
-	bool wino_fwd, wino_dgrad, image_dgrad, own_wgrad; /* our kernels; else oneDNN */
+	bool wino_fwd, wino_dgrad, image_dgrad, wino_wgrad, own_wgrad; /* our kernels; else oneDNN */
 	struct dnn_conv *dnn;         /* whatever Winograd and image_dgrad leave over; NULL: nothing */
 	float *fwd, *dgrad, *bias;    /* bias padded to 8, zeros where the node has none */
-	float **dw;                   /* TRAIN: weight gradients, one a thread, in wgrad's layout (linear: plain) */
+	float **dw;                   /* TRAIN: weight gradients, one a thread, in the implementation's layout */
 	float **db;                   /* TRAIN: bias gradients */
 	size_t ndw;
 	char impl[96];

@@ -57,7 +57,9 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	h->image_dgrad = dgrad && h->shape.plain_src;
 	want |= h->wino_fwd ? 0 : CONV_FWD;
 	want |= dgrad && !h->wino_dgrad && !h->image_dgrad ? CONV_DGRAD : 0;
-	if (p->opts.purpose == PLAN_TRAIN && !(h->dnn = dnn_conv_new(&h->shape, want | CONV_WGRAD, p->chunk, why)))
+	h->wino_wgrad = p->opts.purpose == PLAN_TRAIN && h->wino_fwd;
+	if (p->opts.purpose == PLAN_TRAIN && !h->wino_wgrad &&
+	    !(h->dnn = dnn_conv_new(&h->shape, want | CONV_WGRAD, p->chunk, why)))
 		h->own_wgrad = true;
 	if (want && !h->dnn && !(h->dnn = dnn_conv_new(&h->shape, want, p->chunk, why)))
 		return fail(err, "node %s: %s", n->name, why);
@@ -70,7 +72,8 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 		h->dgrad = ealigned(dnn_conv_weights(h->dnn, CONV_DGRAD), 4);
 	h->bias = ealigned(pad8(n->c), 4);
 	if (p->opts.purpose == PLAN_TRAIN)
-		h->ndw = h->own_wgrad ? (size_t)pad8(n->c) * src->c * n->k * n->k : dnn_conv_weights(h->dnn, CONV_WGRAD);
+		h->ndw = h->wino_wgrad || h->own_wgrad ? (size_t)pad8(n->c) * src->c * n->k * n->k
+		    : dnn_conv_weights(h->dnn, CONV_WGRAD);
 	const char *isa = ((struct cpu *)p->be_data)->k->isa;
 	snprintf(h->impl, sizeof h->impl, "%s%s", h->wino_fwd ? "winograd:" : dnn_conv_impl(h->dnn, CONV_FWD),
 	    h->wino_fwd ? isa : "");
@@ -173,6 +176,8 @@ int cpu_compile(struct plan *p, char err[ERRLEN])
 			return -1;
 		struct exec *e = p->stage[i].exec;
 		struct conv_shape *c = &e->head.shape;
+		if (e->head.wino_wgrad)
+			cpu->nscratch = MAX(cpu->nscratch, wino_wgrad_scratch_floats(c->ic, c->oc));
 		if (e->head.wino_fwd)
 			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
 		cpu->nscratch = MAX(cpu->nscratch, e->head.ndw);

@@ -153,6 +153,39 @@ static void test_wgrad(const struct kernels *k, int c, int o, int h, int w, int 
 	free(x), free(dy), free(dw), free(fy), free(fx);
 }
 
+/* The same gradient as conv_wgrad's, which has its own test, by Winograd. */
+static void test_wino_wgrad(const struct kernels *k, int c, int o, int h, int w, int pad, int n)
+{
+	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, 3);
+	struct wino_shape s = { c, o, h, w, h + 2 * pad - 2, w + 2 * pad - 2, pad };
+	int64_t ip = (int64_t)h * w, op = (int64_t)s.oh * s.ow;
+	float *x = ealigned(n * pad8(c) * ip, 4), *dy = ealigned(n * pad8(o) * op, 4), *dw = ealigned((size_t)o * c * 9, 4);
+	float *want = ealigned((size_t)pad8(o) * c * 9, 4), *scratch = ealigned(wino_wgrad_scratch_floats(c, o), 4);
+	double worst = 0, top = 0;
+	char what[128];
+
+	for (int i = 0; i < n; i++) {
+		double *a = random_doubles(&r, c * ip), *b = random_doubles(&r, o * op);
+		float *fa = block(a, c, ip), *fb = block(b, o, op);
+		memcpy(x + i * pad8(c) * ip, fa, pad8(c) * ip * 4);
+		memcpy(dy + i * pad8(o) * op, fb, pad8(o) * op * 4);
+		k->conv_wgrad(want, fa, fb, c, h, w, false, pad8(o) / 8, s.oh, s.ow, 3, 1, pad);
+		free(a), free(b), free(fa), free(fb);
+	}
+	dw[0] = 5; /* what is there is added to */
+	k->wino_wgrad(dw, x, dy, scratch, n, &s);
+	dw[0] -= 5;
+	for (int a = 0; a < o; a++)
+		for (int j = 0; j < c * 9; j++) {
+			double d = want[((size_t)(a / 8) * c * 9 + j) * 8 + a % 8];
+			worst = fmax(worst, fabs(dw[(size_t)a * c * 9 + j] - d));
+			top = fmax(top, fabs(d));
+		}
+	snprintf(what, sizeof what, "winograd weight gradient %d->%d %dx%d pad %d, %d images", c, o, h, w, pad, n);
+	ok(worst / top < 2e-5, what, k->isa, worst / top);
+	free(x), free(dy), free(dw), free(want), free(scratch);
+}
+
 static void test_epilogue(const struct kernels *k, int c, int h, int w, bool with_res, bool relu, bool pool)
 {
 	struct rng r = rng_at(c, RNG_NOISE, h, w, with_res);
@@ -301,6 +334,10 @@ int main(void)
 		test_wgrad(k, 13, 11, 6, 5, 3, 2, 1, false);
 		test_wgrad(k, 32, 40, 2, 2, 3, 1, 1, false);
 		test_wgrad(k, 12, 8, 4, 4, 1, 2, 0, false);
+		test_wino_wgrad(k, 16, 24, 8, 8, 1, 3);
+		test_wino_wgrad(k, 51, 103, 5, 6, 1, 4);
+		test_wino_wgrad(k, 64, 64, 32, 32, 1, 2);
+		test_wino_wgrad(k, 9, 7, 4, 4, 0, 1);
 		for (int f = 0; f < 8; f++) {
 			test_epilogue(k, 16, 8, 8, f & 1, f & 2, f & 4);
 			test_epilogue(k, 13, 7, 5, f & 1, f & 2, f & 4);
