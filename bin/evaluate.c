@@ -1,6 +1,5 @@
 /* evaluate(1): what a network learns from images or recipes, measured on a validation set */
 #include <math.h>
-#include <omp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 #include "../lib/loss.h"
 #include "../lib/plan.h"
 #include "../lib/protocol.h"
+#include "../lib/train.h"
 
 static const char synopsis[] =
 	"evaluate -a ARCH -t VAL [options] <images or recipes\n"
@@ -42,8 +42,7 @@ struct options {
 
 struct student {
 	uint32_t seed;
-	struct weights w;
-	struct optim opt;
+	struct learner learner;
 	double sum;            /* of the epoch's losses so far */
 	struct result res;
 };
@@ -61,12 +60,10 @@ struct run {
 	struct schedule sched;
 	struct val *header;       /* of what comes in; owned */
 	struct net *net;
-	struct plan *plan;
+	struct trainer trainer;   /* lent to each student in turn */
 	struct workspace *ws;
 	unsigned char *decay;     /* (ntheta) or NULL */
 	long batches, total;      /* steps an epoch; in all */
-	float *logits, *dlogits;  /* (batch,K) */
-	float *grad;              /* (ntheta) */
 	struct student *student;
 	struct validation val;
 };
@@ -200,14 +197,11 @@ static void validate(struct validation *v, const struct net *net, const struct w
 	free(logits);
 }
 
-static struct optim optimiser(const struct run *u)
+static void set_optimiser(const struct run *u, struct optim *o)
 {
-	struct optim o = optim_new(u->pr.opt, u->net->ntheta);
-
-	o.momentum = u->pr.momentum;
-	o.nesterov = u->pr.nesterov;
-	o.weight_decay = u->pr.wd;
-	return o;
+	o->momentum = u->pr.momentum;
+	o->nesterov = u->pr.nesterov;
+	o->weight_decay = u->pr.wd;
 }
 
 /* Flags: weight decay for all parameters but those of one dimension. */
@@ -241,64 +235,62 @@ static void prepare(struct run *u, int batch, long batches, long total)
 	u->net = net_arch(o->arch, chw, header_nclass(u->header), err);
 	if (!u->net)
 		die("%s", err);
-	u->plan = plan_new(u->net, (struct plan_opts){ .purpose = PLAN_TRAIN, .batch = batch }, err);
-	if (!u->plan)
-		die("%s: %s", o->arch, err);
 	u->ws = ws_new();
-	plan_bind(u->plan, u->ws);
-	u->logits = ealigned((size_t)batch * u->net->nclass, sizeof *u->logits);
-	u->dlogits = ealigned((size_t)batch * u->net->nclass, sizeof *u->dlogits);
-	u->grad = ealigned(u->net->ntheta, sizeof *u->grad);
+	if (trainer_new(&u->trainer, u->net, batch, u->ws, err) < 0)
+		die("%s: %s", o->arch, err);
 	u->decay = u->pr.decay_1d ? NULL : decay_flags(u->net);
 	u->student = ecalloc(o->repeats, sizeof *u->student);
 	for (int r = 0; r < o->repeats; r++) {
 		struct student *s = &u->student[r];
 
 		s->seed = o->cli.seed + (uint32_t)r;
-		s->w = weights_new(u->net);
 		s->res.arch = u->net->arch;
 		s->res.name = eprintf_str("%u", s->seed);
-		net_init(u->net, &s->w, s->seed);
-		s->opt = optimiser(u);
+		s->learner = learner_new(u->net, u->pr.opt, s->seed);
+		s->learner.decay = u->decay;
+		set_optimiser(u, &s->learner.opt);
 	}
 	if (o->cli.verbose) {
 		warn("protocol %s: %s, %ld steps of up to %d images", u->pr.name, optim_name[u->pr.opt], total, batch);
 		warn("%s: %lld parameters, %.1f MB of activations", o->arch, (long long)net_params(u->net),
 			ws_bytes(u->ws) / 1e6);
-		plan_describe(u->plan);
+		plan_bind(u->trainer.plan, u->ws);
+		plan_describe(u->trainer.plan);
 	}
 }
 
-static double batch_loss(struct run *u, const struct batch *b)
-{
-	int k = u->net->nclass;
+struct target {
+	const struct protocol *pr;
+	const struct batch *b;
+};
 
-	if (u->pr.loss == LOSS_KL)
-		return loss_kl(u->logits, b->soft, b->n, k, u->pr.temperature, u->pr.t2, u->dlogits);
+static double batch_loss(const void *data, const float *logits, int n, int k, float *dlogits)
+{
+	const struct protocol *pr = ((const struct target *)data)->pr;
+	const struct batch *b = ((const struct target *)data)->b;
+
+	if (pr->loss == LOSS_KL)
+		return loss_kl(logits, b->soft, n, k, pr->temperature, pr->t2, dlogits);
 	if (b->partner)
-		return loss_ce_mixed(u->logits, b->label, b->partner, b->lambda, b->n, k, u->dlogits);
-	return loss_ce(u->logits, b->label, b->n, k, u->dlogits);
+		return loss_ce_mixed(logits, b->label, b->partner, b->lambda, n, k, dlogits);
+	return loss_ce(logits, b->label, n, k, dlogits);
 }
 
-static void train_step(struct run *u, int r, const struct batch *b, long step)
+static void student_step(struct run *u, int r, const struct batch *b, long step)
 {
 	struct student *s = &u->student[r];
+	struct target target = { &u->pr, b };
 	bool late = u->pr.fresh && u->total > 1 && step >= u->total / 2;
 	double start = now(), rate = schedule_rate(&u->sched, step, u->total) * (late ? 0.1 : 1), loss;
 
 	if (late && step == u->total / 2) {
-		optim_free(&s->opt);
-		s->opt = optimiser(u);
+		optim_free(&s->learner.opt);
+		s->learner.opt = optim_new(u->pr.opt, u->net->ntheta);
+		set_optimiser(u, &s->learner.opt);
 	}
-	plan_load(u->plan, &s->w);
-	plan_forward(u->plan, b->n, b->x, u->logits);
-	loss = batch_loss(u, b);
+	loss = train_step(&u->trainer, &s->learner, b->n, b->x, batch_loss, &target, rate);
 	if (!isfinite(loss))
 		die("student %d (seed %u), step %ld: the loss is not finite", r, s->seed, step + 1);
-	plan_backward(u->plan, b->n, u->dlogits, NULL, u->grad);
-	plan_update_running(u->plan, b->n, &s->w);
-	optim_step(&s->opt, s->w.theta, u->grad, rate, u->decay, NULL, NULL);
-
 	s->sum += loss;
 	s->res.seconds += now() - start;
 	if ((step + 1) % u->batches == 0 || step + 1 == u->total) {
@@ -323,7 +315,7 @@ static void finish(struct run *u, int r)
 	char *who = eprintf_str("student %d (seed %u)", r, s->seed);
 	double start = now();
 
-	validate(&u->val, u->net, &s->w, u->ws, who, &s->res);
+	validate(&u->val, u->net, &s->learner.w, u->ws, who, &s->res);
 	s->res.seconds += now() - start;
 	cli_log(&u->o->cli, "student", "seed", (double)s->seed, "accuracy", s->res.accuracy, "loss", s->res.loss,
 		"train_loss", s->res.train_loss, "seconds", s->res.seconds, NULL);
@@ -393,7 +385,7 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 			augmented(u, u->student[r].seed, step, &set, images, order + at, b.n, x);
 			for (int i = 0; i < b.n; i++)
 				label[i] = set.label[order[at + i]];
-			train_step(u, r, &b, step);
+			student_step(u, r, &b, step);
 			show_progress(u, r * u->total + step + 1, repeats * u->total, &u->student[r]);
 		}
 		finish(u, r);
@@ -443,7 +435,7 @@ static void train_on_recipes(struct run *u, struct ts_reader *in)
 		};
 
 		for (int r = 0; r < u->o->repeats; r++)
-			train_step(u, r, &b, step);
+			student_step(u, r, &b, step);
 		show_progress(u, (step + 1) * u->o->repeats, u->total * u->o->repeats, &u->student[0]);
 		val_free(frame);
 		recipe_free(&rec);
@@ -524,17 +516,13 @@ static void report_students(struct run *u)
 	report(u, res, n);
 	for (int r = 0; r < n; r++) {
 		free((char *)res[r].name);
-		weights_free(&u->student[r].w);
-		optim_free(&u->student[r].opt);
+		learner_free(&u->student[r].learner);
 	}
 	free(res);
-	plan_free(u->plan);
+	trainer_free(&u->trainer);
 	net_free(u->net);
 	free(u->student);
 	free(u->decay);
-	free(u->logits);
-	free(u->dlogits);
-	free(u->grad);
 	val_free(u->header);
 }
 
@@ -573,8 +561,7 @@ int main(int argc, char **argv)
 	progname = "evaluate";
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
-	omp_set_num_threads(get_threads());
-	if (o.pool) {
+		if (o.pool) {
 		measure_pool(&u);
 	} else {
 		if (ts_open(&in, NULL, NULL) < 0)

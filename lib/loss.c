@@ -5,8 +5,7 @@
 
 /* One row of logits (k) divided by t: log of the sum of exponentials, about the largest so that nothing overflows. NaN
  * in a row gives NaN. */
-static double
-log_sum_exp(const float *x, int k, double t)
+static double log_sum_exp(const float *x, int k, double t)
 {
 	double top = x[0], sum = 0;
 
@@ -19,8 +18,7 @@ log_sum_exp(const float *x, int k, double t)
 }
 
 /* CE of one row; d (k), if any, is written: its gradient times weight. */
-static double
-ce_row(const float *x, int64_t label, int k, double weight, float *d)
+static double ce_row(const float *x, int64_t label, int k, double weight, float *d)
 {
 	double lse = log_sum_exp(x, k, 1);
 
@@ -30,8 +28,7 @@ ce_row(const float *x, int64_t label, int k, double weight, float *d)
 	return lse - x[label];
 }
 
-double
-loss_ce(const float *logits, const int64_t *label, int n, int k, float *dlogits)
+double loss_ce(const float *logits, const int64_t *label, int n, int k, float *dlogits)
 {
 	double loss = 0;
 
@@ -42,8 +39,7 @@ loss_ce(const float *logits, const int64_t *label, int n, int k, float *dlogits)
 	return loss / n;
 }
 
-double
-loss_ce_mixed(const float *logits, const int64_t *label, const int64_t *partner, float lambda, int n, int k,
+double loss_ce_mixed(const float *logits, const int64_t *label, const int64_t *partner, float lambda, int n, int k,
     float *dlogits)
 {
 	double loss = 0, l = lambda;
@@ -62,8 +58,7 @@ loss_ce_mixed(const float *logits, const int64_t *label, const int64_t *partner,
 	return loss / n;
 }
 
-double
-loss_kl(const float *logits, const float *target, int n, int k, double temperature, bool t2, float *dlogits)
+double loss_kl(const float *logits, const float *target, int n, int k, double temperature, bool t2, float *dlogits)
 {
 	double loss = 0, t = temperature, factor = t2 ? t * t : 1;
 
@@ -83,8 +78,7 @@ loss_kl(const float *logits, const float *target, int n, int k, double temperatu
 	return factor * loss / n;
 }
 
-static double
-mean_logit(float *const *logits, int nteacher, size_t at)
+static double mean_logit(float *const *logits, int nteacher, size_t at)
 {
 	double sum = 0;
 
@@ -94,8 +88,8 @@ mean_logit(float *const *logits, int nteacher, size_t at)
 }
 
 /* One image, CE of the mean logits. at: where its row starts. */
-static double
-ensemble_logits(float *const *logits, int nteacher, size_t at, int64_t label, int n, int k, float *const *dlogits)
+static double ensemble_logits(float *const *logits, int nteacher, size_t at, int64_t label, int n, int k,
+    float *const *dlogits)
 {
 	double top = mean_logit(logits, nteacher, at), sum = 0;
 
@@ -114,8 +108,8 @@ ensemble_logits(float *const *logits, int nteacher, size_t at, int64_t label, in
 
 /* One image, CE of the mean of softmax, in logarithms: a teacher weighs in the gradient by its share of the label's
  * probability. */
-static double
-ensemble_probs(float *const *logits, int nteacher, size_t at, int64_t label, int n, int k, float *const *dlogits)
+static double ensemble_probs(float *const *logits, int nteacher, size_t at, int64_t label, int n, int k,
+    float *const *dlogits)
 {
 	double top = -INFINITY, sum = 0;
 
@@ -131,8 +125,7 @@ ensemble_probs(float *const *logits, int nteacher, size_t at, int64_t label, int
 	return log(nteacher) - logp;
 }
 
-double
-loss_ensemble(float *const *logits, int nteacher, const int64_t *label, int n, int k, enum ensemble how,
+double loss_ensemble(float *const *logits, int nteacher, const int64_t *label, int n, int k, enum ensemble how,
     float *const *dlogits)
 {
 	double loss = 0;
@@ -156,8 +149,7 @@ loss_ensemble(float *const *logits, int nteacher, const int64_t *label, int n, i
 	return loss / n;
 }
 
-int64_t
-count_correct(const float *logits, const int64_t *label, int n, int k)
+int64_t count_correct(const float *logits, const int64_t *label, int n, int k)
 {
 	int64_t correct = 0;
 

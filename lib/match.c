@@ -11,8 +11,7 @@ struct scratch {
 	double *mu, *var;     /* (C) target */
 };
 
-static struct scratch
-scratch_new(int c)
+static struct scratch scratch_new(int c)
 {
 	double *p = ecalloc(5 * (size_t)c, sizeof *p);
 
@@ -20,14 +19,12 @@ scratch_new(int c)
 }
 
 /* Images that belong to a group: those of class k, or all when k < 0. */
-static int
-in_group(const int64_t *label, int i, int64_t k)
+static int in_group(const int64_t *label, int i, int64_t k)
 {
 	return k < 0 || label[i] == k;
 }
 
-static int
-count(const int64_t *label, int n, int64_t k)
+static int count(const int64_t *label, int n, int64_t k)
 {
 	int m = 0;
 
@@ -36,8 +33,7 @@ count(const int64_t *label, int n, int64_t k)
 	return m;
 }
 
-static double
-norm(const double *x, int n)
+static double norm(const double *x, int n)
 {
 	double sum = 0;
 
@@ -47,8 +43,7 @@ norm(const double *x, int n)
 }
 
 /* Unweighted distance of the group's statistics from s->mu, s->var; adds weight times its gradient to a and b. */
-static double
-match_group(struct tap *t, const int64_t *label, int n, int64_t k, struct scratch *s, double weight)
+static double match_group(struct tap *t, const int64_t *label, int n, int64_t k, struct scratch *s, double weight)
 {
 	int c = t->c;
 	double m = (double)count(label, n, k) * t->per;
@@ -89,8 +84,7 @@ match_group(struct tap *t, const int64_t *label, int n, int64_t k, struct scratc
 	return loss;
 }
 
-static void
-target(struct scratch *s, const float *mean, const float *var, int c)
+static void target(struct scratch *s, const float *mean, const float *var, int c)
 {
 	for (int j = 0; j < c; j++) {
 		s->mu[j] = mean[j];
@@ -99,8 +93,7 @@ target(struct scratch *s, const float *mean, const float *var, int c)
 }
 
 /* What n images with these labels should have together: the variance within classes plus that of the class means. */
-static void
-target_mixture(struct scratch *s, const struct layer_stats *l, const int64_t *label, int n)
+static void target_mixture(struct scratch *s, const struct layer_stats *l, const int64_t *label, int n)
 {
 	int c = l->c;
 
@@ -117,8 +110,7 @@ target_mixture(struct scratch *s, const struct layer_stats *l, const int64_t *la
 }
 
 /* Is image i the first of its class? */
-static int
-first_of_class(const int64_t *label, int i)
+static int first_of_class(const int64_t *label, int i)
 {
 	for (int j = 0; j < i; j++)
 		if (label[j] == label[i])
@@ -126,8 +118,7 @@ first_of_class(const int64_t *label, int i)
 	return 1;
 }
 
-static int
-count_classes(const int64_t *label, int n)
+static int count_classes(const int64_t *label, int n)
 {
 	int m = 0;
 
@@ -136,8 +127,7 @@ count_classes(const int64_t *label, int n)
 	return m;
 }
 
-double
-match_layer(struct tap *t, const struct layer_stats *l, const int64_t *label, int n, double w, double multiplier,
+double match_layer(struct tap *t, const struct layer_stats *l, const int64_t *label, int n, double w, double multiplier,
     double scale)
 {
 	struct scratch s = scratch_new(t->c);
@@ -165,8 +155,8 @@ match_layer(struct tap *t, const struct layer_stats *l, const int64_t *label, in
 }
 
 /* Reference, one group: two passes over the values for the statistics, a third for the derivative of each. */
-static double
-group_ref(const double *x, int n, int c, int64_t per, const double *mu, const double *sigma2, const int64_t *label,
+static double group_ref(const double *x, int n, int c, int64_t per, const double *mu, const double *sigma2,
+    const int64_t *label,
     int64_t k, double weight, double *dx)
 {
 	double *mean = ecalloc(2 * (size_t)c, sizeof *mean), *var = mean + c;
@@ -200,8 +190,7 @@ group_ref(const double *x, int n, int c, int64_t per, const double *mu, const do
 	return nmean + nvar;
 }
 
-double
-match_layer_ref(const double *x, int n, int c, int64_t per, const struct layer_stats *l, const int64_t *label,
+double match_layer_ref(const double *x, int n, int c, int64_t per, const struct layer_stats *l, const int64_t *label,
     double w, double multiplier, double scale, double *dx)
 {
 	double *mu = ecalloc(2 * (size_t)c, sizeof *mu), *var = mu + c, total = scale * multiplier, loss = 0;

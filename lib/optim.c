@@ -7,8 +7,7 @@
 /* Elements that are taken through all parts of a step together, while they are in the first-level cache. */
 enum { BLOCK = 1024 };
 
-struct optim
-optim_new(enum optim_kind kind, size_t n)
+struct optim optim_new(enum optim_kind kind, size_t n)
 {
 	struct optim o = { .kind = kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .n = n };
 
@@ -20,16 +19,14 @@ optim_new(enum optim_kind kind, size_t n)
 	return o;
 }
 
-void
-optim_free(struct optim *o)
+void optim_free(struct optim *o)
 {
 	free(o->m);
 	free(o->v);
 	*o = (struct optim){ 0 };
 }
 
-static void
-sgd(float *restrict theta, float *restrict m, const float *restrict grad, const float *restrict wd, int n,
+static void sgd(float *restrict theta, float *restrict m, const float *restrict grad, const float *restrict wd, int n,
     float momentum, bool nesterov, float lr)
 {
 	/* theta -= lr*m, or with Nesterov lr*(g + momentum*m): both are a*g + b*m. */
@@ -47,8 +44,7 @@ struct adam { /* a step's constants, rounded once */
 	float beta1, one_beta1, beta2, one_beta2, step, root, eps;
 };
 
-static void
-adam(float *restrict theta, float *restrict m, float *restrict v, const float *restrict grad,
+static void adam(float *restrict theta, float *restrict m, float *restrict v, const float *restrict grad,
     const float *restrict wd, int n, struct adam k)
 {
 #pragma omp simd
@@ -60,8 +56,7 @@ adam(float *restrict theta, float *restrict m, float *restrict v, const float *r
 	}
 }
 
-static void
-clamp(float *restrict theta, const float *restrict lo, const float *restrict hi, int n)
+static void clamp(float *restrict theta, const float *restrict lo, const float *restrict hi, int n)
 {
 #pragma omp simd
 	for (int i = 0; i < n; i++) { /* NaN stays: it is for the caller to see */
@@ -71,8 +66,7 @@ clamp(float *restrict theta, const float *restrict lo, const float *restrict hi,
 	}
 }
 
-void
-optim_step(struct optim *o, float *theta, const float *grad, double lr, const unsigned char *decay,
+void optim_step(struct optim *o, float *theta, const float *grad, double lr, const unsigned char *decay,
     const float *lo, const float *hi)
 {
 	double t = ++o->step, bc1 = 1 - pow(o->beta1, t), bc2 = 1 - pow(o->beta2, t);

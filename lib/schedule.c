@@ -5,8 +5,7 @@
 #include "optim.h"
 #include "util.h"
 
-double
-schedule_rate(const struct schedule *s, double t, double total)
+double schedule_rate(const struct schedule *s, double t, double total)
 {
 	double done = total > s->warmup ? (t - s->warmup) / (total - s->warmup) : 0;
 
@@ -27,8 +26,7 @@ schedule_rate(const struct schedule *s, double t, double total)
 }
 
 /* The next of up to two numbers after colons; *p moves on. 0 when there is one in [lo, hi], 1 at the end, -1: wrong. */
-static int
-number(const char **p, double lo, double hi, double *out)
+static int number(const char **p, double lo, double hi, double *out)
 {
 	char *end;
 
@@ -44,8 +42,7 @@ number(const char **p, double lo, double hi, double *out)
 	return 0;
 }
 
-int
-schedule_parse(struct schedule *s, const char *spec, double base, char *err)
+int schedule_parse(struct schedule *s, const char *spec, double base, char *err)
 {
 	const char *p = strchrnul(spec, ':');
 	size_t n = p - spec;

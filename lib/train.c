@@ -5,8 +5,7 @@
 #include "loss.h"
 #include "train.h"
 
-struct learner
-learner_new(const struct net *net, enum optim_kind kind, uint32_t seed)
+struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed)
 {
 	struct learner l = { .w = weights_new(net), .opt = optim_new(kind, net->ntheta) };
 
@@ -14,15 +13,13 @@ learner_new(const struct net *net, enum optim_kind kind, uint32_t seed)
 	return l;
 }
 
-void
-learner_free(struct learner *l)
+void learner_free(struct learner *l)
 {
 	weights_free(&l->w);
 	optim_free(&l->opt);
 }
 
-int
-trainer_new(struct trainer *t, const struct net *net, int batch, struct workspace *ws, char err[ERRLEN])
+int trainer_new(struct trainer *t, const struct net *net, int batch, struct workspace *ws, char err[ERRLEN])
 {
 	size_t logits = (size_t)batch * net->nclass;
 
@@ -36,8 +33,7 @@ trainer_new(struct trainer *t, const struct net *net, int batch, struct workspac
 	return 0;
 }
 
-void
-trainer_free(struct trainer *t)
+void trainer_free(struct trainer *t)
 {
 	plan_free(t->plan);
 	free(t->logits);
@@ -46,8 +42,8 @@ trainer_free(struct trainer *t)
 	*t = (struct trainer){ 0 };
 }
 
-double
-train_step(struct trainer *t, struct learner *l, int n, const float *images, loss_fn *loss, const void *data, double lr)
+double train_step(struct trainer *t, struct learner *l, int n, const float *images, loss_fn *loss, const void *data,
+    double lr)
 {
 	double value;
 
@@ -59,18 +55,16 @@ train_step(struct trainer *t, struct learner *l, int n, const float *images, los
 		return value;
 	plan_backward(t->plan, n, t->dlogits, NULL, t->dtheta);
 	plan_update_running(t->plan, n, &l->w);
-	optim_step(&l->opt, l->w.theta, t->dtheta, lr, NULL, NULL, NULL);
+	optim_step(&l->opt, l->w.theta, t->dtheta, lr, l->decay, NULL, NULL);
 	return value;
 }
 
-double
-train_ce(const void *labels, const float *logits, int n, int k, float *dlogits)
+double train_ce(const void *labels, const float *logits, int n, int k, float *dlogits)
 {
 	return loss_ce(logits, labels, n, k, dlogits);
 }
 
-int
-trainaug_crop(struct trainaug *a, const char *spec, char err[ERRLEN])
+int trainaug_crop(struct trainaug *a, const char *spec, char err[ERRLEN])
 {
 	char *end = NULL;
 
@@ -104,8 +98,7 @@ trainaug_crop(struct trainaug *a, const char *spec, char err[ERRLEN])
 	return fail(err, "crop '%s' is none of rrc:MIN[:MAX], pad:P, none", spec);
 }
 
-char *
-trainaug_crop_name(const struct trainaug *a)
+char *trainaug_crop_name(const struct trainaug *a)
 {
 	switch (a->crop) {
 	case TRAIN_RRC:
@@ -119,8 +112,7 @@ trainaug_crop_name(const struct trainaug *a)
 }
 
 /* The draws of an image come in a fixed order, each of them only where it is asked for. */
-void
-trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, float *out, float *in,
+void trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, float *out, float *in,
     int c, int h, int w)
 {
 	struct rng r = rng_at(seed, RNG_TRAINAUG, epoch, image, 0);

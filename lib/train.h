@@ -17,6 +17,7 @@
 struct learner {
 	struct weights w;
 	struct optim opt;
+	const unsigned char *decay; /* (ntheta), borrowed: 0 where there is no weight decay; NULL: everywhere */
 };
 /* A fresh one: net_init() from seed. The optimiser's figures are the caller's to change before the first step. */
 struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed);
