@@ -234,7 +234,7 @@ print(2 + len(tstream.read('$f')[1]))")" ]
 	done
 	# one that certainly has begun its file
 	train-ckpt -a convnet2-16 -e 10000 -b 50 -o out/x <train.ts &
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		[ -z "$(ls -A out)" ] || break
 		sleep 0.05
 	done
