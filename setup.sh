@@ -27,7 +27,8 @@ xz xz-utils
 NumPy python3-numpy
 msgpack-for-Python python3-msgpack
 msgpack-numpy python3-msgpack-numpy
-Pillow python3-pil'
+Pillow python3-pil
+xxHash-for-Python python3-xxhash'
 # For the two PyTorch scripts of the README alone; their tests are left out where it cannot be had.
 optional='torchvision python3-torchvision'
 
