@@ -2,6 +2,7 @@
 #include "augment.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,30 +123,26 @@ static void row_taps(struct tap4 *t, int y, int h, int w, const double theta[4])
 	}
 }
 
-static void warp(float *out, const float *in, int c, int h, int w, const struct dsa *d)
+/* A row of out (W) from a plane in (H,W). */
+static void gather_row(float *out, const float *in, int w, const struct tap4 *taps)
 {
-	struct tap4 narrow[NARROW], *taps = w <= NARROW ? narrow : emalloc(w * sizeof *taps);
-	double theta[4];
+	for (int x = 0; x < w; x++) {
+		const struct tap4 *t = taps + x;
 
-	theta_of(d, theta);
-	for (int y = 0; y < h; y++) {
-		row_taps(taps, y, h, w, theta);
-		for (int k = 0; k < c; k++) {
-			const float *p = in + (size_t)k * h * w;
-			float *o = out + ((size_t)k * h + y) * w;
-
-			for (int x = 0; x < w; x++) {
-				const struct tap4 *t = taps + x;
-
-				o[x] = t->w[0] * p[t->at[0]] + t->w[1] * p[t->at[1]] + t->w[2] * p[t->at[2]] + t->w[3] * p[t->at[3]];
-			}
-		}
+		out[x] = t->w[0] * in[t->at[0]] + t->w[1] * in[t->at[1]] + t->w[2] * in[t->at[2]] + t->w[3] * in[t->at[3]];
 	}
-	if (taps != narrow)
-		free(taps);
 }
 
-static void warp_adjoint(float *din, const float *dout, int c, int h, int w, const struct dsa *d)
+/* Adds a row of dout (W) to the plane din (H,W). */
+static void scatter_row(float *din, const float *dout, int w, const struct tap4 *taps)
+{
+	for (int x = 0; x < w; x++)
+		for (int i = 0; i < 4; i++)
+			din[taps[x].at[i]] += taps[x].w[i] * dout[x];
+}
+
+/* (C,H,W): out of in, or its adjoint, which adds dout to din. */
+static void warp(float *to, const float *from, int c, int h, int w, const struct dsa *d, bool adjoint)
 {
 	struct tap4 narrow[NARROW], *taps = w <= NARROW ? narrow : emalloc(w * sizeof *taps);
 	double theta[4];
@@ -154,12 +151,12 @@ static void warp_adjoint(float *din, const float *dout, int c, int h, int w, con
 	for (int y = 0; y < h; y++) {
 		row_taps(taps, y, h, w, theta);
 		for (int k = 0; k < c; k++) {
-			float *p = din + (size_t)k * h * w;
-			const float *g = dout + ((size_t)k * h + y) * w;
+			size_t plane = (size_t)k * h * w, row = plane + (size_t)y * w;
 
-			for (int x = 0; x < w; x++)
-				for (int i = 0; i < 4; i++)
-					p[taps[x].at[i]] += taps[x].w[i] * g[x];
+			if (adjoint)
+				scatter_row(to + plane, from + row, w, taps);
+			else
+				gather_row(to + row, from + plane, w, taps);
 		}
 	}
 	if (taps != narrow)
@@ -269,7 +266,7 @@ void dsa_apply(float *out, const float *in, int c, int h, int w, const struct ds
 		return;
 	case DSA_SCALE:
 	case DSA_ROTATE:
-		warp(out, in, c, h, w, d);
+		warp(out, in, c, h, w, d, false);
 		return;
 	default:
 		break;
@@ -310,7 +307,7 @@ void dsa_adjoint(float *din, const float *dout, int c, int h, int w, const struc
 		return;
 	case DSA_SCALE:
 	case DSA_ROTATE:
-		warp_adjoint(din, dout, c, h, w, d);
+		warp(din, dout, c, h, w, d, true);
 		return;
 	default:
 		break;

@@ -3,6 +3,7 @@
 #include "augment.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -186,11 +187,12 @@ void view_draw_pad(struct rng *r, int h, int w, int pad, struct view *v)
 	v->left = (int)rng_below(r, 2 * pad + 1) - pad;
 }
 
-void view_apply(float *out, const float *in, int c, int h, int w, const struct view *v)
+/* (C,H,W): view_apply, or its adjoint, plane by plane. */
+static void through(float *to, const float *from, int c, int h, int w, const struct view *v, bool adjoint)
 {
 	struct tap tap_narrow[NARROW], *t = w <= NARROW ? tap_narrow : emalloc(w * sizeof *t);
 	float buf_narrow[2 * NARROW], *buf = w <= NARROW ? buf_narrow : emalloc(2 * (size_t)w * sizeof *buf);
-	int stretch = resamples(v, h, w);
+	bool stretch = resamples(v, h, w);
 
 	if (stretch)
 		column_taps(t, v, w);
@@ -200,9 +202,9 @@ void view_apply(float *out, const float *in, int c, int h, int w, const struct v
 		size_t at = (size_t)k * h * w;
 
 		if (stretch)
-			resample_plane(out + at, in + at, h, w, v, t, buf);
+			(adjoint ? resample_plane_adjoint : resample_plane)(to + at, from + at, h, w, v, t, buf);
 		else
-			shift_plane(out + at, in + at, h, w, v, t);
+			(adjoint ? shift_plane_adjoint : shift_plane)(to + at, from + at, h, w, v, t);
 	}
 	if (w > NARROW) {
 		free(t);
@@ -210,26 +212,12 @@ void view_apply(float *out, const float *in, int c, int h, int w, const struct v
 	}
 }
 
+void view_apply(float *out, const float *in, int c, int h, int w, const struct view *v)
+{
+	through(out, in, c, h, w, v, false);
+}
+
 void view_adjoint(float *din, const float *dout, int c, int h, int w, const struct view *v)
 {
-	struct tap tap_narrow[NARROW], *t = w <= NARROW ? tap_narrow : emalloc(w * sizeof *t);
-	float buf_narrow[2 * NARROW], *buf = w <= NARROW ? buf_narrow : emalloc(2 * (size_t)w * sizeof *buf);
-	int stretch = resamples(v, h, w);
-
-	if (stretch)
-		column_taps(t, v, w);
-	else
-		column_sources(t, v, w);
-	for (int k = 0; k < c; k++) {
-		size_t at = (size_t)k * h * w;
-
-		if (stretch)
-			resample_plane_adjoint(din + at, dout + at, h, w, v, t, buf);
-		else
-			shift_plane_adjoint(din + at, dout + at, h, w, v, t);
-	}
-	if (w > NARROW) {
-		free(t);
-		free(buf);
-	}
+	through(din, dout, c, h, w, v, true);
 }
