@@ -1,28 +1,13 @@
 /* Draws and augmentations: known answers, PyTorch's fixtures, adjoints, moments. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../lib/augment.h"
+#include "tap.h"
 
 #define FIXTURES "tests/fixtures/augment.bin"
-
-static int ntest, nfailed;
-
-static void ok(int good, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void ok(int good, const char *fmt, ...)
-{
-	va_list ap;
-
-	nfailed += !good;
-	printf("%sok %d - ", good ? "" : "not ", ++ntest);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-}
 
 static double worst(const float *a, const float *b, size_t n)
 {
@@ -430,6 +415,5 @@ int main(void)
 	test_adjoints();
 	test_draws();
 	test_replay();
-	printf("1..%d\n", ntest);
-	return nfailed > 0;
+	return tap_end();
 }

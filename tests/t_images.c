@@ -12,14 +12,7 @@
 
 #include "../formats/images.h"
 #include "../lib/rng.h"
-
-static int checks, failed;
-
-static void ok(int good, const char *what)
-{
-	printf("%sok %d - %s\n", good ? "" : "not ", ++checks, what);
-	failed += !good;
-}
+#include "tap.h"
 
 /* (3,h,w) with something in every place */
 static struct picture pattern(int c, int h, int w)
@@ -96,20 +89,15 @@ static void spoil_picture(const char *name, struct buf b, int flips, uint32_t pl
 {
 	struct rng rng = rng_at(1, RNG_SUBSET, place, 0, 0);
 	int through = 0, silent = 0;
-	char *what;
 
-	what = eprintf_str("%s: whole", name);
-	ok(try_picture(b.p, b.len) == 1, what);
-	free(what);
+	ok(try_picture(b.p, b.len) == 1, "%s: whole", name);
 	for (size_t n = 0; n < b.len; n++) {
 		int r = try_picture(b.p, n);
 
 		through += r == 1;
 		silent += r < 0;
 	}
-	what = eprintf_str("%s: refused when cut at any of %zu bytes", name, b.len);
-	ok(!through && !silent, what);
-	free(what);
+	ok(!through && !silent, "%s: refused when cut at any of %zu bytes", name, b.len);
 	for (int i = 0; i < flips; i++) {
 		uint32_t bit = rng_below(&rng, b.len * 8);
 
@@ -117,9 +105,7 @@ static void spoil_picture(const char *name, struct buf b, int flips, uint32_t pl
 		silent += try_picture(b.p, b.len) < 0;
 		b.p[bit / 8] ^= 1 << bit % 8;
 	}
-	what = eprintf_str("%s: %d flipped bits, each decoded or refused in words", name, flips);
-	ok(!silent, what);
-	free(what);
+	ok(!silent, "%s: %d flipped bits, each decoded or refused in words", name, flips);
 	buf_free(&b);
 }
 
@@ -168,11 +154,9 @@ static void spoil_source(const char *name, char *path, struct buf b, int images,
 {
 	struct rng rng = rng_at(1, RNG_SUBSET, place, 1, 0);
 	int through = 0, silent = 0;
-	char *what = eprintf_str("%s: whole, %d images", name, images);
 
 	write_file(path, b.p, b.len);
-	ok(try_source(path) == images, what);
-	free(what);
+	ok(try_source(path) == images, "%s: whole, %d images", name, images);
 	for (size_t n = 0; n < b.len; n++) {
 		int r;
 
@@ -183,9 +167,7 @@ static void spoil_source(const char *name, char *path, struct buf b, int images,
 		through += r > 0;
 		silent += r < 0;
 	}
-	what = eprintf_str("%s: refused when cut", name);
-	ok(!through && !silent, what);
-	free(what);
+	ok(!through && !silent, "%s: refused when cut", name);
 	for (int i = 0; i < flips; i++) {
 		uint32_t bit = rng_below(&rng, b.len * 8);
 
@@ -194,9 +176,7 @@ static void spoil_source(const char *name, char *path, struct buf b, int images,
 		silent += try_source(path) < 0;
 		b.p[bit / 8] ^= 1 << bit % 8;
 	}
-	what = eprintf_str("%s: %d flipped bits, each read or refused in words", name, flips);
-	ok(!silent, what);
-	free(what);
+	ok(!silent, "%s: %d flipped bits, each read or refused in words", name, flips);
 	unlink(path);
 	buf_free(&b);
 }
@@ -340,7 +320,5 @@ int main(int argc, char **argv)
 		die("%s:", dir);
 	free(rgb.px);
 	free(grey.px);
-	printf("1..%d\n", checks);
-	eflush();
-	return failed > 0;
+	return tap_end();
 }

@@ -8,14 +8,11 @@
 #include "../lib/rng.h"
 #include "../lib/util.h"
 #include "ref.h"
+#include "tap.h"
 
-static int tests, failures;
-
-static void ok(int good, const char *what, const char *isa, double err)
+static void report(int good, const char *what, const char *isa, double err)
 {
-	tests++;
-	failures += !good;
-	printf("%sok %d - %s %s (error %.2g)\n", good ? "" : "not ", tests, isa, what, err);
+	ok(good, "%s %s (error %.2g)", isa, what, err);
 }
 
 static int pad8(int c) { return (c + 7) / 8 * 8; }
@@ -92,7 +89,7 @@ static void test_winograd(const struct kernels *k, int c, int o, int h, int w, i
 		worst = fmax(worst, differ(y + i * pad8(o) * op, want, o, op));
 	}
 	snprintf(what, sizeof what, "winograd %d->%d %dx%d pad %d, %d images%s", c, o, h, w, pad, n, flip ? ", flipped" : "");
-	ok(worst < 2e-5, what, k->isa, worst);
+	report(worst < 2e-5, what, k->isa, worst);
 	for (int i = 0; i < n; i++)
 		free(image[i]);
 	free(image), free(wt), free(bias), free(turned), free(want), free(wf), free(bf), free(u), free(scratch), free(x), free(y);
@@ -118,7 +115,7 @@ static void test_image_dgrad(const struct kernels *k, int c, int o, int h, int w
 		top = fmax(top, fabs(want[i]));
 	}
 	snprintf(what, sizeof what, "image gradient %d<-%d %dx%d, %dx%d/%d pad %d", c, o, h, w, size, size, stride, pad);
-	ok(worst / top < 1e-5, what, k->isa, worst / top);
+	report(worst / top < 1e-5, what, k->isa, worst / top);
 	free(wt), free(dy), free(want), free(prepared), free(b), free(dx);
 }
 
@@ -149,7 +146,7 @@ static void test_wgrad(const struct kernels *k, int c, int o, int h, int w, int 
 			}
 	snprintf(what, sizeof what, "weight gradient %d->%d %dx%d, %dx%d/%d pad %d%s", c, o, h, w, size, size, stride, pad,
 	    plain ? ", of an image" : "");
-	ok(worst / top < 1e-5, what, k->isa, worst / top);
+	report(worst / top < 1e-5, what, k->isa, worst / top);
 	free(x), free(dy), free(dw), free(fy), free(fx);
 }
 
@@ -182,7 +179,7 @@ static void test_wino_wgrad(const struct kernels *k, int c, int o, int h, int w,
 			top = fmax(top, fabs(d));
 		}
 	snprintf(what, sizeof what, "winograd weight gradient %d->%d %dx%d pad %d, %d images", c, o, h, w, pad, n);
-	ok(worst / top < 2e-5, what, k->isa, worst / top);
+	report(worst / top < 2e-5, what, k->isa, worst / top);
 	free(x), free(dy), free(dw), free(want), free(scratch);
 }
 
@@ -205,7 +202,7 @@ static void test_epilogue(const struct kernels *k, int c, int h, int w, bool wit
 	ref_epilogue(want, positive, x, res, scale, shift, c, h, w, relu, pool);
 	err = differ(y, want, c, q);
 	snprintf(what, sizeof what, "epilogue %dx%dx%d%s%s%s", c, h, w, with_res ? " +res" : "", relu ? " relu" : "", pool ? " pool" : "");
-	ok(err < 1e-6, what, k->isa, err);
+	report(err < 1e-6, what, k->isa, err);
 
 	k->gather(fz, dy, 2, relu ? mask : NULL, pad8(c) / 8, h, w, pool);
 	for (int i = 0; i < c; i++)
@@ -217,7 +214,7 @@ static void test_epilogue(const struct kernels *k, int c, int h, int w, bool wit
 			}
 	err = differ(fz, dz, c, p);
 	snprintf(what, sizeof what, "gather %dx%dx%d%s%s", c, h, w, relu ? " relu" : "", pool ? " pool" : "");
-	ok(err < 1e-6, what, k->isa, err);
+	report(err < 1e-6, what, k->isa, err);
 	free(x), free(res), free(scale), free(shift), free(want), free(g), free(h2), free(dz), free(positive);
 	free(fx), free(fr), free(fs), free(ft), free(y), free(fg), free(fh), free(fz), free(mask);
 }
@@ -239,7 +236,7 @@ static void test_sums(const struct kernels *k, int c, int h, int w)
 	for (int i = 0; i < c; i++)
 		err = fmax(err, fmax(fabs(s1[i] - w1[i]) / (top + fabs(w1[i])), fabs(s2[i] - w2[i]) / w2[i]));
 	snprintf(what, sizeof what, "sums %dx%dx%d", c, h, w);
-	ok(err < 1e-6, what, k->isa, err);
+	report(err < 1e-6, what, k->isa, err);
 
 	memset(s1, 0, c * sizeof *s1), memset(s2, 0, c * sizeof *s2);
 	k->sums_back(s1, s2, fz, fx, fr, c, h, w);
@@ -253,7 +250,7 @@ static void test_sums(const struct kernels *k, int c, int h, int w)
 		err = fmax(err, fmax(fabs(s1[i] - w1[i]), fabs(s2[i] - w2[i])) / top);
 	}
 	snprintf(what, sizeof what, "sums of gradients %dx%dx%d", c, h, w);
-	ok(err < 1e-5, what, k->isa, err);
+	report(err < 1e-5, what, k->isa, err);
 
 	k->affine_back(out, fz, fx, fg, fa, fb, fr, pad8(c) / 8, p);
 	for (int i = 0; i < c; i++)
@@ -261,7 +258,7 @@ static void test_sums(const struct kernels *k, int c, int h, int w)
 			want[i * p + j] = g[i] * dz[i * p + j] + a[i] + b[i] * (x[i * p + j] - ref[i]);
 	err = differ(out, want, c, p);
 	snprintf(what, sizeof what, "norm's gradient %dx%dx%d", c, h, w);
-	ok(err < 1e-6, what, k->isa, err);
+	report(err < 1e-6, what, k->isa, err);
 	free(x), free(dz), free(ref), free(a), free(b), free(g), free(s1), free(s2), free(w1), free(w2), free(want);
 	free(fx), free(fz), free(fr), free(out), free(fa), free(fb), free(fg);
 }
@@ -293,7 +290,7 @@ static void test_linear(const struct kernels *k, int n, int in, int out)
 		same &= !memcmp(alone, y + i * out, out * sizeof *y);
 	}
 	snprintf(what, sizeof what, "linear %d x %d->%d, alone or together alike", n, in, out);
-	ok(err < 1e-5 && same, what, k->isa, err);
+	report(err < 1e-5 && same, what, k->isa, err);
 	k->linear_dgrad(dx, y, fw, in, out);
 	err = 0;
 	for (int j = 0; j < in; j++) {
@@ -302,7 +299,7 @@ static void test_linear(const struct kernels *k, int n, int in, int out)
 			s += y[o] * w[o * in + j], size += fabs(y[o] * w[o * in + j]);
 		err = fmax(err, fabs(s - dx[j]) / size);
 	}
-	ok(err < 1e-6, "linear's gradient", k->isa, err);
+	report(err < 1e-6, "linear's gradient", k->isa, err);
 	free(x), free(w), free(bias), free(fx), free(fw), free(fb), free(y), free(alone), free(dx);
 }
 
@@ -348,6 +345,5 @@ int main(void)
 		test_linear(k, 9, 2048, 10);
 		test_linear(k, 3, 37, 13);
 	}
-	printf("1..%d\n", tests);
-	return failures > 0;
+	return tap_end();
 }

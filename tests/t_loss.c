@@ -2,7 +2,6 @@
  * optimisers (fixtures/optim.ts). Prints TAP. */
 #include <math.h>
 #include <omp.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,23 +10,9 @@
 #include "../lib/match.h"
 #include "../lib/optim.h"
 #include "../lib/rng.h"
+#include "tap.h"
 
 enum { N = 7, K = 5, T = 3 };
-
-static int tests, failures;
-
-static void __attribute__((format(printf, 2, 3)))
-ok(int good, const char *fmt, ...)
-{
-	va_list ap;
-
-	failures += !good;
-	printf("%sok %d - ", good ? "" : "not ", ++tests);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-}
 
 static void
 fill(float *x, int n, double size, int place)
@@ -453,6 +438,5 @@ main(int argc, char **argv)
 	for (int kind = OPT_SGD; kind <= OPT_ADAMW; kind++)
 		test_blocks(kind);
 	test_schedules();
-	printf("1..%d\n", tests);
-	return failures != 0;
+	return tap_end();
 }

@@ -1,7 +1,6 @@
 /* Networks against PyTorch in float64 (fixtures/nets.ts, made by gen_nets.py): logits, synthesis, training. And what a
  * plan promises: the same bytes at any number of threads and in a larger plan; gradients are slopes. Prints TAP. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,26 +9,12 @@
 #include "../lib/match.h"
 #include "../lib/optim.h"
 #include "../lib/plan.h"
+#include "tap.h"
 
 #define BOUND_LOGITS 1e-4
 #define BOUND 1e-3
 
 enum { STEPS = 10, STRIDE = 7, WHOLE = 3200, MAX_TAPS = 64 };
-
-static int tests, failures;
-
-static void __attribute__((format(printf, 2, 3)))
-ok(int good, const char *fmt, ...)
-{
-	va_list ap;
-
-	failures += !good;
-	printf("%sok %d - ", good ? "" : "not ", ++tests);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-}
 
 /* One case of the fixture, ready to run. */
 struct problem {
@@ -580,6 +565,5 @@ main(int argc, char **argv)
 	ok(got == 0 && n == 10, "ten networks%s", got < 0 ? r.err : "");
 	ts_close(&r);
 	ws_free(ws);
-	printf("1..%d\n", tests);
-	return failures != 0;
+	return tap_end();
 }

@@ -1,6 +1,5 @@
 /* Recipes and soft labels: into frames and back, and frames that lie. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,23 +7,9 @@
 #include <unistd.h>
 
 #include "../formats/recipes.h"
+#include "tap.h"
 
 enum { N = 4, IMAGES = 9, H = 8, W = 6, K = 7 };
-
-static int ntest, nfailed;
-
-static void ok(int good, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void ok(int good, const char *fmt, ...)
-{
-	va_list ap;
-
-	nfailed += !good;
-	printf("%sok %d - ", good ? "" : "not ", ++ntest);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-}
 
 static struct val *make(enum mix_kind mix, int pad)
 {
@@ -315,6 +300,5 @@ int main(void)
 	test_lies();
 	test_soft();
 	test_stream();
-	printf("1..%d\n", ntest);
-	return nfailed > 0;
+	return tap_end();
 }

@@ -1,7 +1,6 @@
 /* Synthesis: the objective and its image gradient against double references and finite differences, draws of teachers,
  * and the same bytes however a unit is computed. Prints TAP. */
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,24 +8,11 @@
 #include "../lib/plan.h"
 #include "../lib/synth.h"
 #include "ref.h"
+#include "tap.h"
 
 enum { C = 3, S = 8, HW = S * S, PIX = C * HW, K = 4, POOL = 9, MAXN = 10, WIDEST = 16 * HW };
 
-static int tests, failures;
 static const int chw[3] = { C, S, S };
-
-static void __attribute__((format(printf, 2, 3)))
-ok(int good, const char *fmt, ...)
-{
-	va_list ap;
-
-	failures += !good;
-	printf("%sok %d - ", good ? "" : "not ", ++tests);
-	va_start(ap, fmt);
-	vprintf(fmt, ap);
-	va_end(ap);
-	putchar('\n');
-}
 
 /* Teachers of two blocks with statistics to match, all random. */
 struct pool {
@@ -490,6 +476,5 @@ int main(void)
 	descent(p);
 	not_finite(p);
 	free_pool(p);
-	printf("1..%d\n", tests);
-	return failures > 0;
+	return tap_end();
 }
