@@ -2,6 +2,7 @@
 # synth-init, softlabel and evaluate on the sample that ships: units, labels, students.
 
 bats_require_minimum_version 1.5.0
+load tools/refused.bash
 
 setup_file()
 {
@@ -42,20 +43,6 @@ def soft(path):
 
 $(cat)
 END
-}
-
-# shellcheck disable=SC2154 # stderr is set by run
-# refused WORDS COMMAND...: fails with 1 and one line that has the words, and leaves no output file "work/out"
-refused()
-{
-	local words=$1
-
-	shift
-	run --separate-stderr "$@"
-	[ "$status" -eq 1 ] || { echo "status $status: $stderr"; return 1; }
-	[ "$(printf '%s\n' "$stderr" | wc -l)" -eq 1 ] || { echo "lines: $stderr"; return 1; }
-	[[ $stderr == *"$words"* ]] || { echo "said: $stderr"; return 1; }
-	[ ! -e work/out ]
 }
 
 # the fields that repeat: all but seconds

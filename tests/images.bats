@@ -2,6 +2,7 @@
 # load-images, save-images and montage on real images: the sample that ships, and fixtures/images.
 
 bats_require_minimum_version 1.5.0
+load tools/refused.bash
 
 setup_file()
 {
@@ -37,20 +38,6 @@ def read(path):
 
 $(cat)
 END
-}
-
-# shellcheck disable=SC2154 # stderr is set by run
-# refused WORDS COMMAND...: fails with 1 and one line that has the words, and leaves no output file "out"
-refused()
-{
-	local words=$1
-
-	shift
-	run --separate-stderr "$@"
-	[ "$status" -eq 1 ] || { echo "status $status: $stderr"; return 1; }
-	[ "$(printf '%s\n' "$stderr" | wc -l)" -eq 1 ]
-	[[ $stderr == *"$words"* ]] || { echo "said: $stderr"; return 1; }
-	[ ! -e out ]
 }
 
 @test "IDX: header, pixels and labels are those of the file" {

@@ -2,6 +2,7 @@
 # train-ckpt and bnstats on the sample that ships: pools, resumption, statistics, and what both refuse.
 
 bats_require_minimum_version 1.5.0
+load tools/refused.bash
 
 setup_file()
 {
@@ -56,19 +57,6 @@ def rewrite(path, header, x, y):
 
 $(cat)
 END
-}
-
-# refused WORDS COMMAND...: fails with 1 and one line that has the words, and leaves no file "out"
-refused()
-{
-	local words=$1
-
-	shift
-	run --separate-stderr "$@"
-	[ "$status" -eq 1 ] || { echo "status $status: $stderr"; return 1; }
-	[ "$(printf '%s\n' "$stderr" | wc -l)" -eq 1 ] || { echo "said: $stderr"; return 1; }
-	[[ $stderr == *"$words"* ]] || { echo "said: $stderr"; return 1; }
-	[ ! -e out ]
 }
 
 train()
