@@ -116,7 +116,8 @@ static struct val *arguments(const struct options *o)
 		val_put(args, "flip", val_f64(o->aug.flip));
 		if (o->dsa)
 			val_put(args, "dsa", val_str(o->dsa));
-		val_put(args, "seed", val_int(o->cli.seed));
+		if (o->dsa || o->aug.flip > 0 || strcmp(crop, "none")) /* else nothing is drawn */
+			val_put(args, "seed", val_int(o->cli.seed));
 		free(crop);
 	}
 	return args;

@@ -246,7 +246,7 @@ static void prepare(struct run *u, int batch, long batches, long total)
 		s->seed = o->cli.seed + (uint32_t)r;
 		s->res.arch = u->net->arch;
 		s->res.name = eprintf_str("%u", s->seed);
-		s->learner = learner_new(u->net, u->pr.opt, s->seed);
+		s->learner = learner_new(u->net, u->pr.opt, s->seed, RNG_STUDENT);
 		s->learner.decay = u->decay;
 		set_optimiser(u, &s->learner.opt);
 	}

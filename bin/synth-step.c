@@ -240,9 +240,11 @@ static void load_unit(const struct job *j, const struct ts_reader *r, struct val
 	u->number = val_get_int(frame, "unit", -1);
 	if (u->number < 0 || u->number > UINT32_MAX || !u->index)
 		die("%s: frame %lld: not a unit (synth-init makes them)", r->name, at);
+	if (!f.n)
+		die("%s: frame %lld: a unit without images", r->name, at);
 	if (f.encoded)
 		die("%s: frame %lld: encoded images; a unit has pixels", r->name, at);
-	if (step < 0 || steps < 0 || step > steps || (steps && steps != j->total))
+	if (step < 0 || steps < 0 || steps > INT32_MAX || step > steps || (steps && steps != j->total))
 		die("%s: unit %lld: iteration %lld of %lld, but -N is %lld", r->name, (long long)u->number, (long long)step,
 		    (long long)steps, j->total);
 	if (steps && step == steps)
@@ -376,7 +378,7 @@ int main(int argc, char **argv)
 		die("%s", r.err);
 	if (got == 0)
 		die("%s: no units in it", r.name);
-	if (!j.total && !(j.total = val_get_int(frame, "steps", 0)))
+	if (!j.total && (j.total = val_get_int(frame, "steps", 0)) <= 0)
 		usage("-N TOTAL is needed: the units are not under way");
 	header = val_copy(r.header);
 	history_add(header, progname, arguments(&j));

@@ -488,7 +488,7 @@ static void prepare(struct run *r)
 	r->ws = ws_new();
 	if (trainer_new(&r->trainer, r->net, batch, r->ws, err) < 0)
 		die("%s", err);
-	r->learner = learner_new(r->net, o->opt, o->cli.seed);
+	r->learner = learner_new(r->net, o->opt, o->cli.seed, RNG_INIT);
 	r->learner.opt.momentum = o->momentum;
 	r->learner.opt.nesterov = o->nesterov;
 	r->learner.opt.weight_decay = o->wd;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
 #include "tstream.h"
@@ -219,11 +220,16 @@ int history_file(const char *path, struct val **out, char err[ERRLEN])
 	FILE *fp = fopen(path, "rbe");
 	struct ts_reader r;
 	struct val *list;
+	struct stat st;
 	char hex[33];
 	int first;
 
 	if (!fp)
 		return fail(err, "%s:", path);
+	if (fstat(fileno(fp), &st) < 0 || !S_ISREG(st.st_mode)) {
+		fclose(fp);
+		return fail(err, "%s: not a regular file; it is read twice, for its contents and for its digest", path);
+	}
 	errno = 0;
 	if (digest(fp, hex) < 0) {
 		fail(err, "%s:", path);

@@ -17,6 +17,9 @@ struct conv_shape {
 	bool plain_src;
 };
 
+/* Pins oneDNN's instruction set as set_isa() pins ours; only before the first primitive is made, without effect later. */
+void dnn_pin(const char *isa);
+
 enum { CONV_FWD = 1, CONV_DGRAD = 2, CONV_WGRAD = 4 };
 
 /* oneDNN: lib/onednn.c is the one file that knows it. */

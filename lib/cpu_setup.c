@@ -13,6 +13,7 @@ int set_isa(const char *name, char err[ERRLEN])
 	if (!kernels_named(name))
 		return fail(err, "instruction set '%s': unknown, or not on this processor (avx512, avx2, plain)", name);
 	isa_name = name;
+	dnn_pin(name);
 	return 0;
 }
 

@@ -40,7 +40,7 @@ void solo_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 					for (int t = 0; t < n->w; t++)
 						for (int l = 0; l < 8; l++) {
 							float best = -INFINITY, sum = 0;
-							int k2 = 0, pick = 0;
+							int k2 = 0, pick = -1;
 							for (int dr = 0; dr < n->k; dr++)
 								for (int dt = 0; dt < n->k; dt++, k2++) {
 									int yy = r * n->stride + dr - n->pad, xx = t * n->stride + dt - n->pad;
@@ -48,7 +48,7 @@ void solo_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 										continue;
 									float v = x[((b * in) + (int64_t)yy * src->w + xx) * 8 + l];
 									sum += v;
-									if (v > best || v != v)
+									if (pick < 0 || v > best || v != v)
 										best = v, pick = k2;
 								}
 							size_t o = (((size_t)b * n->h + r) * n->w + t) * 8 + l;

@@ -274,7 +274,7 @@ float *weights_param(const struct net *n, const struct weights *w, int p)
 
 /* Convolutions: torchvision's ResNet draws He normal by fan-out; everything else PyTorch's layer default, uniform
  * within 1/sqrt(fan-in) for weight and bias alike. */
-void net_init(const struct net *n, struct weights *w, uint32_t seed)
+void net_init(const struct net *n, struct weights *w, uint32_t seed, enum purpose_id purpose)
 {
 	int he = !strncmp(n->arch, "resnet", 6);
 
@@ -282,7 +282,7 @@ void net_init(const struct net *n, struct weights *w, uint32_t seed)
 		const struct param *p = &n->param[i];
 		const struct node *v = &n->node[p->node];
 		float *x = weights_param(n, w, i);
-		struct rng r = rng_at(seed, RNG_INIT, i, 0, 0);
+		struct rng r = rng_at(seed, purpose, i, 0, purpose == RNG_STUDENT); /* c = 0 there: augmentation */
 
 		if (v->op == OP_CONV || v->op == OP_LINEAR) {
 			const struct param *weight = &n->param[v->param[P_WEIGHT]];

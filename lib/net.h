@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rng.h"
 #include "util.h"
 
 /* id, name in checkpoints, number of inputs (0: any number from 2 on). One list: enum, names and the plan's table of
@@ -94,8 +95,9 @@ struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ER
  * normalisation); its parameters are those of n. */
 struct net *net_with_affine(const struct net *n, const float *scale, const float *shift);
 
-/* PyTorch's default initialisation of that architecture (ResNet: torchvision's), from seed; running stats 0 and 1. */
-void net_init(const struct net *n, struct weights *w, uint32_t seed);
+/* PyTorch's default initialisation of that architecture (ResNet: torchvision's), from seed; running stats 0 and 1.
+ * purpose: RNG_INIT, or RNG_STUDENT, so that a student never starts where the teacher of its seed did. */
+void net_init(const struct net *n, struct weights *w, uint32_t seed, enum purpose_id purpose);
 struct weights weights_new(const struct net *n);
 void weights_free(struct weights *w);
 /* Where param p of instance w lies: (count) floats. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "conv.h"
+#include "plan.h"
 
 /* A description of memory is a struct in version 2, an owned pointer in version 3. */
 typedef dnnl_memory_desc_t desc;
@@ -18,8 +19,6 @@ typedef const_dnnl_memory_desc_t query_desc;
 typedef const dnnl_memory_desc_t *query_desc;
 #define MD(d) (&(d))
 #endif
-
-enum { MAX_THREADS = 1024 };
 
 struct primitive {
 	dnnl_primitive_t prim;
@@ -46,6 +45,14 @@ static void check(dnnl_status_t s, const char *what)
 {
 	if (s != dnnl_success)
 		die("oneDNN: %s failed (status %d)", what, s);
+}
+
+static bool allow_slow; /* plain: oneDNN's references are as plain as asked for */
+
+void dnn_pin(const char *isa)
+{
+	allow_slow = !strcmp(isa, "plain");
+	dnnl_set_max_cpu_isa(allow_slow ? dnnl_cpu_isa_sse41 : !strcmp(isa, "avx2") ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_avx512_core);
 }
 
 static void start(void)
@@ -187,7 +194,7 @@ static int make(struct primitive *p, const struct conv_shape *s, int dir, int n,
 	dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl);
 	snprintf(p->impl, sizeof p->impl, "onednn:%s", impl);
 	dnnl_primitive_desc_destroy(pd);
-	if (strstr(impl, "ref"))
+	if (strstr(impl, "ref") && !allow_slow)
 		return fail(err, "oneDNN has no fast convolution %d -> %d channels, %dx%d, stride %d, padding %d on %dx%d (%s)", s->ic,
 		    s->oc, s->k, s->k, s->stride, s->pad, s->ih, s->iw, impl);
 	p->mem = ecalloc(MAX_THREADS, sizeof *p->mem);

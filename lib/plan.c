@@ -15,7 +15,7 @@ void set_threads(int n)
 
 int get_threads(void)
 {
-	return threads > 0 ? threads : omp_get_max_threads();
+	return threads > 0 ? threads : MIN(omp_get_max_threads(), MAX_THREADS);
 }
 
 /* The image, and whatever has no spatial extent by definition, is plain; features are the backend's own layout. */
@@ -120,6 +120,15 @@ static int make_stages(struct plan *p, char err[ERRLEN])
 			rc = fail(err, "node %s: an affine is possible on the image only", net->node[s->solo].name);
 		if (s->solo < 0 && node_layout(net, s->in) == PLAIN && s->head < 0)
 			rc = fail(err, "node %s: only a convolution may follow the image", net->node[s->out].name);
+		if (s->solo >= 0 && s->in >= 0 && node_layout(net, s->in) == PLAIN && net->node[s->solo].op != OP_AFFINE)
+			rc = fail(err, "node %s: %s of the image itself, or of what is flat", net->node[s->solo].name,
+			    op_name[net->node[s->solo].op]);
+		if (s->head >= 0 && net->node[s->head].op == OP_LINEAR && s->in_stage == 0)
+			rc = fail(err, "node %s: a linear of the image itself", net->node[s->head].name);
+		if (s->res >= 0 && node_layout(net, s->res) == PLAIN)
+			rc = fail(err, "node %s: adds the image itself, or what is flat", net->node[s->add].name);
+		if (s->solo >= 0 && net->node[s->solo].op == OP_MAXPOOL && net->node[s->solo].k > 15)
+			rc = fail(err, "node %s: a window of %d (at most 15)", net->node[s->solo].name, net->node[s->solo].k);
 		if (consumers(net, s->out) > (i ? (int)LEN(s->dy) : 1))
 			rc = fail(err, "node %s: %d nodes use its output", net->node[s->out].name, consumers(net, s->out));
 	}

@@ -69,7 +69,8 @@ void plan_describe(const struct plan *p);
 /* Name of the implementation that stage i's head runs ("winograd4x3:avx2", "onednn:jit:avx2", …), NULL past the end. */
 const char *plan_impl(const struct plan *p, int i);
 
-/* Threads that plans and kernels use (default: OpenMP's). */
+/* Threads that plans and kernels use (default: OpenMP's), at most MAX_THREADS. */
+enum { MAX_THREADS = 1024 };
 void set_threads(int n);
 int get_threads(void);
 

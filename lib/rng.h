@@ -18,7 +18,7 @@
 	X(RNG_TEACHERS) /* teacher subset: a = index | unit | 0, b = iteration or 0 */ \
 	X(RNG_SYNTHAUG) /* augmentation in synthesis: a = unit, b = iteration */ \
 	X(RNG_RECIPE)   /* cutmix: a = epoch, b = batch */ \
-	X(RNG_STUDENT)  /* student r: initialisation a = r; augmentation a = r, b = step */ \
+	X(RNG_STUDENT)  /* a student of its own seed: initialisation a = parameter, c = 1; augmentation b = step */ \
 	X(RNG_SUBSET)   /* load-images -n, tscut: a = class */
 
 #define X(id) id,

@@ -175,7 +175,7 @@ int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synt
 {
 	size_t pixels = (size_t)u->n * s->chw[0] * s->chw[1] * s->chw[2];
 	int n = synth_subset(s, u, u->opt.step, s->pick);
-	double share = s->o.alpha / (s->o.mean_bn ? n : 1);
+	double share = s->o.alpha / (s->o.mean_bn ? n : 1), norm = 0;
 
 	*loss = (struct synth_loss){ 0 };
 	draw_augmentation(s, u);
@@ -198,9 +198,14 @@ int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synt
 			s->daug[j] += s->dpart[j];
 	}
 	augment_back(s, u, dx);
+	for (size_t j = 0; j < pixels; j++)
+		norm += (double)dx[j] * dx[j];
 	if (!isfinite(loss->ce) || !isfinite(loss->bn))
 		return fail(err, "unit %lld, iteration %lld: the loss is not finite (cross-entropy %g, statistics %g)",
 		    (long long)u->number, (long long)u->opt.step, loss->ce, loss->bn);
+	if (!isfinite(norm))
+		return fail(err, "unit %lld, iteration %lld: the gradient is not finite", (long long)u->number,
+		    (long long)u->opt.step);
 	return 0;
 }
 

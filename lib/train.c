@@ -5,11 +5,11 @@
 #include "loss.h"
 #include "train.h"
 
-struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed)
+struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed, enum purpose_id purpose)
 {
 	struct learner l = { .w = weights_new(net), .opt = optim_new(kind, net->ntheta) };
 
-	net_init(net, &l.w, seed);
+	net_init(net, &l.w, seed, purpose);
 	return l;
 }
 

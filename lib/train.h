@@ -19,8 +19,8 @@ struct learner {
 	struct optim opt;
 	const unsigned char *decay; /* (ntheta), borrowed: 0 where there is no weight decay; NULL: everywhere */
 };
-/* A fresh one: net_init() from seed. The optimiser's figures are the caller's to change before the first step. */
-struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed);
+/* A fresh one: net_init() from seed and purpose. The optimiser's figures are the caller's to change before the first step. */
+struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed, enum purpose_id purpose);
 void learner_free(struct learner *l);
 
 struct trainer {

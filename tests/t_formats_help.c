@@ -150,7 +150,7 @@ struct buf a_checkpoint(uint32_t seed)
 	struct buf b = { 0 };
 	char err[ERRLEN];
 
-	net_init(n, &w, seed);
+	net_init(n, &w, seed, RNG_INIT);
 	if (checkpoint_write_mem(&b, h, n, &w, err) < 0)
 		die("%s", err);
 	weights_free(&w);

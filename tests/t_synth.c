@@ -45,7 +45,7 @@ static struct pool *make_pool(void)
 		struct rng r = rng_at(7, RNG_NOISE, t, 0, 0);
 		int layer = 0;
 		p->w[t] = weights_new(p->net);
-		net_init(p->net, &p->w[t], t);
+		net_init(p->net, &p->w[t], t, RNG_INIT);
 		for (int i = 0; i < p->net->nnode; i++) {
 			const struct node *v = &p->net->node[i];
 			if (v->op != OP_BN)

@@ -50,7 +50,7 @@ static void measure(const struct workload *w, int repeats, int verbose)
 	if (!p)
 		die("%s: %s", w->name, err);
 	wt = weights_new(net);
-	net_init(net, &wt, 1);
+	net_init(net, &wt, 1, RNG_INIT);
 	dtheta = ealigned(net->ntheta, 4);
 	for (size_t i = 0; i < pixels; i++)
 		x[i] = rng_normal(&r);
