@@ -311,7 +311,24 @@ static void store_unit(const struct job *j, struct val *frame, const struct unit
 	}
 }
 
-static void run_unit(struct job *j, struct synth *s, struct unit *u)
+/* The loss has run away. The output is not made; with -o, what was done to this unit stays behind beside it, to be taken
+ * up again with other options. */
+static _Noreturn void give_up(const struct job *j, const struct val *header, struct val *frame, const struct unit *u,
+    int64_t first, const char *why)
+{
+	struct ts_writer w;
+	char *path;
+
+	if (!j->cli.out || u->opt.step == first)
+		die("%s", why);
+	path = eprintf_str("%s.good", j->cli.out);
+	store_unit(j, frame, u);
+	if (ts_create(&w, path, header) < 0 || ts_put(&w, frame) < 0 || ts_finish(&w) < 0)
+		die("%s; its last good state could not be kept: %s", why, w.err);
+	die("%s; its last good state is in %s", why, path);
+}
+
+static void run_unit(struct job *j, struct synth *s, const struct val *header, struct val *frame, struct unit *u)
 {
 	int64_t until = j->now ? MIN(u->total, u->opt.step + j->now) : u->total;
 	struct synth_loss loss = { 0 };
@@ -322,7 +339,7 @@ static void run_unit(struct job *j, struct synth *s, struct unit *u)
 		die("unit %lld: %lld more iterations would pass its %lld", (long long)u->number, j->now, (long long)u->total);
 	for (int64_t first = u->opt.step; u->opt.step < until;) {
 		if (synth_step(s, u, &loss, err) < 0)
-			die("%s", err);
+			give_up(j, header, frame, u, first, err);
 		if (j->cli.verbose && u->opt.step == first + 1)
 			warn("unit %lld: %.1f MB of workspace", (long long)u->number, synth_bytes(s) / 1e6);
 		cli_log(&j->cli, "step", "unit", (double)u->number, "step", (double)u->opt.step, "ce", loss.ce, "bn", loss.bn, NULL);
@@ -398,7 +415,7 @@ int main(int argc, char **argv)
 			synth_free(s);
 			s = synth_new(&j.opt, ref, nteacher, room = u.n);
 		}
-		run_unit(&j, s, &u);
+		run_unit(&j, s, header, frame, &u);
 		if (j.cli.verbose && r.nframes == 1)
 			synth_describe(s);
 		store_unit(&j, frame, &u);
