@@ -345,17 +345,6 @@ static void augmented(const struct run *u, uint32_t seed, long step, const struc
 	free(d);
 }
 
-/* The images in their own normalisation: (N,C,H,W). */
-static float *all_images(const struct imageset *set)
-{
-	size_t chw = (size_t)set->c * set->h * set->w;
-	float *x = ealigned(set->n * chw, sizeof *x);
-
-	for (int64_t i = 0; i < set->n; i++)
-		imageset_get(set, i, &set->norm, x + i * chw);
-	return x;
-}
-
 static void train_on_images(struct run *u, struct ts_reader *in)
 {
 	struct imageset set;
@@ -369,7 +358,7 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 	long batches = (set.n + batch - 1) / batch;
 
 	prepare(u, batch, batches, u->pr.steps ? u->pr.steps : u->pr.epochs * batches);
-	float *images = all_images(&set), *x = ealigned((size_t)batch * set.c * set.h * set.w, sizeof *x);
+	float *images = imageset_all(&set), *x = ealigned((size_t)batch * set.c * set.h * set.w, sizeof *x);
 	int64_t *order = ecalloc(set.n, sizeof *order), *label = ecalloc(batch, sizeof *label);
 
 	for (int r = 0; r < repeats; r++) {
@@ -410,7 +399,7 @@ static void train_on_recipes(struct run *u, struct ts_reader *in)
 	const struct imageset *set = &s.set;
 	size_t chw = (size_t)set->c * set->h * set->w;
 	float *x = ealigned(s.batch * chw, sizeof *x), *scratch = ealigned(s.batch * chw, sizeof *scratch);
-	float *images = all_images(set), *soft = ealigned((size_t)s.batch * set->nclass, sizeof *soft);
+	float *images = imageset_all(set), *soft = ealigned((size_t)s.batch * set->nclass, sizeof *soft);
 	int64_t *label = ecalloc(s.batch, sizeof *label), *partner = ecalloc(s.batch, sizeof *partner);
 
 	/* The first batch shows whether there are labels; the protocol follows from it. */

@@ -55,17 +55,6 @@ static struct val *frame_of(const struct imageset *set, const struct batch *b, i
 	return f;
 }
 
-/* The distilled images in their own normalisation: (N,C,H,W). */
-static float *all_images(const struct imageset *set)
-{
-	size_t chw = (size_t)set->c * set->h * set->w;
-	float *x = ecalloc(set->n, chw * sizeof *x);
-
-	for (int64_t i = 0; i < set->n; i++)
-		imageset_get(set, i, &set->norm, x + i * chw);
-	return x;
-}
-
 static struct val *header_of(const struct val *in)
 {
 	struct val *h = val_copy(in);
@@ -104,7 +93,7 @@ int main(int argc, char **argv)
 	const struct imageset *set = &s.set;
 	size_t chw = (size_t)set->c * set->h * set->w, most = MIN(s.batch, set->n);
 	int rows = (int)MAX((size_t)1, MIN(FRAME_PIXELS / chw, most));
-	float *images = all_images(set), *scratch = ealigned(most * chw, sizeof *scratch);
+	float *images = imageset_all(set), *scratch = ealigned(most * chw, sizeof *scratch);
 	float *soft = ealigned(most * MAX(set->nclass, 1), sizeof *soft);
 
 	b.image = ealigned(most * chw, sizeof *b.image);

@@ -163,17 +163,6 @@ static struct val *header_of(const struct val *in, const struct options *o)
 	return h;
 }
 
-/* The images in the stream's normalisation: (N,C,H,W). */
-static float *all_images(const struct imageset *set)
-{
-	size_t chw = (size_t)set->c * set->h * set->w;
-	float *x = ealigned(set->n * chw, sizeof *x);
-
-	for (int64_t i = 0; i < set->n; i++)
-		imageset_get(set, i, &set->norm, x + i * chw);
-	return x;
-}
-
 static void put(struct ts_writer *w, const struct val *frame)
 {
 	if (ts_put(w, frame) < 0 || ts_flush(w) < 0)
@@ -200,7 +189,7 @@ int main(int argc, char **argv)
 	size_t chw = (size_t)set->c * set->h * set->w;
 	struct pool pool = open_pool(&o, s.r.header, (int)s.batch);
 	struct val *header = header_of(s.r.header, &o);
-	float *images = all_images(set), *x = ealigned(s.batch * chw, sizeof *x);
+	float *images = imageset_all(set), *x = ealigned(s.batch * chw, sizeof *x);
 	float *scratch = ealigned(s.batch * chw, sizeof *scratch);
 	float *soft = ealigned((size_t)s.batch * pool.nclass, sizeof *soft);
 	enum soft_form form = o.top ? SOFT_TOPK : o.u8 ? SOFT_U8 : SOFT_F16;

@@ -199,3 +199,13 @@ void imageset_get(const struct imageset *s, int64_t i, const struct norm *to, fl
 					: s->f32[i * each + at] * scale[k] + shift[k];
 		}
 }
+
+float *imageset_all(const struct imageset *s)
+{
+	size_t each = (size_t)s->c * s->h * s->w;
+	float *x = ealigned(s->n * each, sizeof *x);
+
+	for (int64_t i = 0; i < s->n; i++)
+		imageset_get(s, i, &s->norm, x + i * each);
+	return x;
+}

@@ -26,6 +26,8 @@ int imageset_read(struct ts_reader *r, struct imageset *s);
 void imageset_free(struct imageset *s);
 /* Image i as floats in normalisation `to` (C,H,W). */
 void imageset_get(const struct imageset *s, int64_t i, const struct norm *to, float *out);
+/* All of them in their own normalisation: (N,C,H,W), the caller's to free. */
+float *imageset_all(const struct imageset *s);
 
 /* Frame helpers: checked views into a frame's tensors; err names what is wrong ("labels: 3 for 4 images", …). */
 struct image_frame {
