@@ -40,8 +40,14 @@ static struct val *node_to_val(const struct node *v)
 	val_put(m, "op", val_str(op_name[v->op]));
 	val_put(m, "name", val_str(v->name));
 	val_put(m, "in", ints(v->in, v->nin));
-	if (v->op == OP_CONV || v->op == OP_LINEAR)
+	if (op_weighs(v->op))
 		val_put(m, "out", val_int(v->c));
+	if (v->op == OP_SELECT)
+		val_put(m, "map", ints(v->map, v->c));
+	if (v->op == OP_DROPOUT || v->op == OP_DROPPATH)
+		val_put(m, "p", val_f64(v->p));
+	if (v->op == OP_ADAPT)
+		val_put(m, "k", val_int(v->k));
 	if (v->op == OP_CONV || v->op == OP_MAXPOOL || v->op == OP_AVGPOOL) {
 		val_put(m, "k", val_int(v->k));
 		val_put(m, "stride", val_int(v->stride));
@@ -103,6 +109,23 @@ static float *get_constants(const struct val *list, int n)
 	return x;
 }
 
+static int *get_map(const struct val *list, int *n)
+{
+	int *map;
+	size_t i;
+
+	if (!list || list->type != V_LIST || list->list.len < 1 || list->list.len > 65536)
+		return NULL;
+	map = emalloc(list->list.len * sizeof *map);
+	for (i = 0; i < list->list.len; i++) {
+		const struct val *v = list->list.item[i];
+
+		map[i] = v->type == V_INT && v->i >= 0 && v->i < INT32_MAX ? v->i : -1; /* net_add refuses -1 */
+	}
+	*n = list->list.len;
+	return map;
+}
+
 static int get_inputs(const struct net *n, const struct val *m, struct node *v, char err[ERRLEN])
 {
 	const struct val *in = val_get(m, "in");
@@ -124,8 +147,17 @@ static int get_attributes(const struct net *n, const struct val *m, struct node 
 	const struct val *bias = val_get(m, "bias");
 	int c = v->nin ? n->node[v->in[0]].c : 0;
 
-	if ((v->op == OP_CONV || v->op == OP_LINEAR) && get_int(m, "out", 1, 65536, out, err) < 0)
+	if (op_weighs(v->op) && get_int(m, "out", 1, 65536, out, err) < 0)
 		return -1;
+	if (v->op == OP_ADAPT && get_int(m, "k", 1, 65536, &v->k, err) < 0)
+		return -1;
+	if (v->op == OP_SELECT && !(v->map = get_map(val_get(m, "map"), out)))
+		return fail(err, "net: node %s: no map of channels", v->name);
+	if (v->op == OP_DROPOUT || v->op == OP_DROPPATH) {
+		v->p = val_get_f64(m, "p", NAN);
+		if (!(v->p >= 0 && v->p < 1))
+			return fail(err, "net: node %s: no p in 0..1", v->name);
+	}
 	if ((v->op == OP_CONV || v->op == OP_MAXPOOL || v->op == OP_AVGPOOL) &&
 	    (get_int(m, "k", 1, 65536, &v->k, err) < 0 || get_int(m, "stride", 1, 65536, &v->stride, err) < 0 ||
 	    get_int(m, "pad", 0, 65536, &v->pad, err) < 0))
@@ -171,6 +203,7 @@ static int add_node(struct net *n, const struct val *m, char err[ERRLEN])
 		rc = fail(err, "net: %s", why);
 	free(v.scale);
 	free(v.shift);
+	free(v.map);
 	return rc;
 }
 

@@ -114,6 +114,7 @@ static void basic_block(struct builder *b, const char *prefix, int width, int st
 
 static void resnet18(struct builder *b, int small, int nclass)
 {
+	b->net->init = INIT_RESNET;
 	layer(b, OP_INPUT, "", "input");
 	conv(b, "", "conv1", 64, small ? 3 : 7, small ? 1 : 2, small ? 1 : 3, 0);
 	layer(b, OP_BN, "", "bn1");
@@ -150,6 +151,8 @@ static int parse_convnet(const char *arch, int *depth, int *width, enum op *norm
 	return w >= 1 && w <= 65536;
 }
 
+const char arch_names[] = "convnetD[-W][-in], resnet18, resnet18-small";
+
 struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN])
 {
 	struct builder b = { .net = net_new(arch, chw), .err = err };
@@ -163,7 +166,7 @@ struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ER
 	else if (!strcmp(arch, "resnet18-small"))
 		resnet18(&b, 1, nclass);
 	else {
-		fail(err, "unknown architecture '%s' (known: convnetD[-WIDTH][-in], resnet18, resnet18-small)", arch);
+		fail(err, "unknown architecture '%s' (known: %s)", arch, arch_names);
 		b.failed = 1;
 	}
 	if (!b.failed && net_finish(b.net, nclass, err) == 0)

@@ -34,6 +34,7 @@ void net_free(struct net *n)
 	for (int i = 0; i < n->nnode; i++) {
 		free(n->node[i].scale);
 		free(n->node[i].shift);
+		free(n->node[i].map);
 	}
 	free(n->node);
 	free(n->param);
@@ -51,6 +52,22 @@ static float *copy_floats(const float *p, int n)
 	return q;
 }
 
+static int *copy_ints(const int *p, int n)
+{
+	int *q;
+
+	if (!p)
+		return NULL;
+	q = emalloc(n * sizeof *q);
+	memcpy(q, p, n * sizeof *q);
+	return q;
+}
+
+bool op_weighs(enum op op)
+{
+	return op == OP_CONV || op == OP_LINEAR;
+}
+
 struct net *net_copy(const struct net *n)
 {
 	struct net *m = emalloc(sizeof *m);
@@ -63,6 +80,7 @@ struct net *net_copy(const struct net *n)
 	for (int i = 0; i < n->nnode; i++) {
 		m->node[i].scale = copy_floats(n->node[i].scale, n->node[i].c);
 		m->node[i].shift = copy_floats(n->node[i].shift, n->node[i].c);
+		m->node[i].map = copy_ints(n->node[i].map, n->node[i].c);
 	}
 	return m;
 }
@@ -102,6 +120,13 @@ static int infer(const struct net *net, struct node *n, int out, char err[ERRLEN
 	case OP_BN:
 	case OP_IN:
 	case OP_RELU:
+	case OP_RELU6:
+	case OP_SILU:
+	case OP_SIGMOID:
+	case OP_DROPOUT:
+	case OP_DROPPATH:
+		if (!(n->p >= 0 && n->p < 1))
+			return fail(err, "node %s: a share of %g is dropped (0 <= p < 1 expected)", n->name, n->p);
 		n->c = a->c, n->h = a->h, n->w = a->w;
 		break;
 	case OP_ADD: {
@@ -111,6 +136,31 @@ static int infer(const struct net *net, struct node *n, int out, char err[ERRLEN
 		n->c = a->c, n->h = a->h, n->w = a->w;
 		break;
 	}
+	case OP_MUL: {
+		const struct node *b = &net->node[n->in[1]];
+		if (a->c != b->c || b->h != 1 || b->w != 1)
+			return fail(err, "node %s: multiplies %dx%dx%d by %dx%dx%d", n->name, a->c, a->h, a->w, b->c, b->h, b->w);
+		n->c = a->c, n->h = a->h, n->w = a->w;
+		break;
+	}
+	case OP_CONCAT: {
+		const struct node *b = &net->node[n->in[1]];
+		if (a->h != b->h || a->w != b->w)
+			return fail(err, "node %s: joins %dx%dx%d and %dx%dx%d", n->name, a->c, a->h, a->w, b->c, b->h, b->w);
+		n->c = a->c + b->c, n->h = a->h, n->w = a->w;
+		break;
+	}
+	case OP_SELECT:
+		for (int i = 0; i < out; i++)
+			if (!n->map || n->map[i] < 0 || n->map[i] >= a->c)
+				return fail(err, "node %s: selects a channel that its input has not", n->name);
+		n->c = out, n->h = a->h, n->w = a->w;
+		break;
+	case OP_ADAPT:
+		if (n->k < 1 || n->k > MAX_SIDE)
+			return fail(err, "node %s: pools to a side of %d", n->name, n->k);
+		n->c = a->c, n->h = n->w = n->k;
+		break;
 	case OP_GAP:
 		n->c = a->c, n->h = n->w = 1;
 		break;
@@ -138,11 +188,11 @@ int net_add(struct net *n, const struct node *proto, int out_channels, char err[
 
 	if (n->nnode >= MAX_NODES)
 		return fail(err, "more than %d nodes", MAX_NODES);
-	if (node.op < 0 || node.op >= OP_COUNT || node.nin != MAX(op_nin[node.op], 0))
+	if (node.op < 0 || node.op >= OP_COUNT || node.nin != op_nin[node.op])
 		return fail(err, "node %s: wrong number of inputs", node.name);
 	if ((node.op == OP_INPUT) != (n->nnode == 0))
 		return fail(err, "node %s: the input must be the first node and no other", node.name);
-	if ((node.op == OP_CONV || node.op == OP_LINEAR) && (out_channels < 1 || out_channels > MAX_CHANNELS_OUT))
+	if ((op_weighs(node.op) || node.op == OP_SELECT) && (out_channels < 1 || out_channels > MAX_CHANNELS_OUT))
 		return fail(err, "node %s: %d output channels", node.name, out_channels);
 	for (int i = 0; i < node.nin; i++)
 		if (node.in[i] < 0 || node.in[i] >= n->nnode)
@@ -156,6 +206,7 @@ int net_add(struct net *n, const struct node *proto, int out_channels, char err[
 		return -1;
 	node.scale = copy_floats(proto->scale, node.c);
 	node.shift = copy_floats(proto->shift, node.c);
+	node.map = copy_ints(proto->map, node.c);
 	n->node = erealloc(n->node, n->nnode + 1, sizeof *n->node);
 	n->node[n->nnode] = node;
 	return n->nnode++;
@@ -272,29 +323,41 @@ float *weights_param(const struct net *n, const struct weights *w, int p)
 	return (q->role == P_MEAN || q->role == P_VAR ? w->buffer : w->theta) + q->offset;
 }
 
-/* Convolutions: torchvision's ResNet draws He normal by fan-out; everything else PyTorch's layer default, uniform
- * within 1/sqrt(fan-in) for weight and bias alike. */
+/* One weight or bias of a convolution or linear, as enum init says. */
+static void draw(enum init init, const struct node *v, const struct param *weight, int bias, float *x, size_t count,
+    struct rng *r)
+{
+	double fan_in = (double)weight->count / weight->shape[0];
+	double fan_out = v->op == OP_CONV ? (double)v->c / v->groups * v->k * v->k : v->c;
+	double normal = 0, uniform = 0;
+
+	if (init == INIT_DEFAULT || (v->op == OP_LINEAR && (init == INIT_RESNET || (init == INIT_DENSENET && !bias))))
+		uniform = 1 / sqrt(fan_in);
+	else if (bias)
+		;
+	else if (v->op == OP_CONV)
+		normal = sqrt(2 / (init == INIT_DENSENET ? fan_in : fan_out));
+	else if (init == INIT_VGG)
+		normal = 0.01;
+	else
+		uniform = 1 / sqrt(fan_out);
+	for (size_t i = 0; i < count; i++)
+		x[i] = normal > 0 ? normal * rng_normal(r) : uniform > 0 ? rng_range(r, -uniform, uniform) : 0;
+}
+
 void net_init(const struct net *n, struct weights *w, uint32_t seed, enum purpose_id purpose)
 {
-	int he = !strncmp(n->arch, "resnet", 6);
-
 	for (int i = 0; i < n->nparam; i++) {
 		const struct param *p = &n->param[i];
 		const struct node *v = &n->node[p->node];
 		float *x = weights_param(n, w, i);
 		struct rng r = rng_at(seed, purpose, i, 0, purpose == RNG_STUDENT); /* c = 0 there: augmentation */
 
-		if (v->op == OP_CONV || v->op == OP_LINEAR) {
-			const struct param *weight = &n->param[v->param[P_WEIGHT]];
-			double bound = 1 / sqrt((double)(weight->count / weight->shape[0]));
-			double dev = sqrt(2.0 / ((double)v->c / MAX(v->groups, 1) * v->k * v->k));
+		if (op_weighs(v->op))
+			draw(n->init, v, &n->param[v->param[P_WEIGHT]], p->role == P_BIAS, x, p->count, &r);
+		else
 			for (size_t j = 0; j < p->count; j++)
-				x[j] = he && v->op == OP_CONV ? dev * rng_normal(&r) : rng_range(&r, -bound, bound);
-		} else {
-			float c = p->role == P_WEIGHT || p->role == P_VAR ? 1 : 0;
-			for (size_t j = 0; j < p->count; j++)
-				x[j] = c;
-		}
+				x[j] = p->role == P_WEIGHT || p->role == P_VAR;
 	}
 }
 

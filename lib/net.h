@@ -6,25 +6,34 @@
 #ifndef NET_H
 #define NET_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "rng.h"
 #include "util.h"
 
-/* id, name in checkpoints, number of inputs (0: any number from 2 on). One list: enum, names and the plan's table of
- * implementations derive from it, so that a missing implementation does not compile. */
+/* id, name in checkpoints, number of inputs. One list: enum, names and arities derive from it. */
 #define OPS(X) \
-	X(OP_INPUT,    "input",    -1) /* the image, C x H x W */ \
+	X(OP_INPUT,    "input",     0) /* the image, C x H x W */ \
 	X(OP_AFFINE,   "affine",    1) /* y = x*scale + shift per channel, constants (normalisation) */ \
 	X(OP_CONV,     "conv",      1) /* k, stride, pad, groups, out channels; weight (O, I/groups, k, k), bias? */ \
 	X(OP_BN,       "bn",        1) /* weight, bias, running_mean, running_var (C); eps, momentum 0.1 */ \
 	X(OP_IN,       "in",        1) /* instance norm: GroupNorm(C, C), weight, bias (C); eps */ \
 	X(OP_RELU,     "relu",      1) \
+	X(OP_RELU6,    "relu6",     1) /* min(max(x, 0), 6) */ \
+	X(OP_SILU,     "silu",      1) /* x * sigmoid(x) */ \
+	X(OP_SIGMOID,  "sigmoid",   1) \
 	X(OP_MAXPOOL,  "maxpool",   1) /* k, stride, pad */ \
 	X(OP_AVGPOOL,  "avgpool",   1) /* k, stride; no padding */ \
 	X(OP_GAP,      "gap",       1) /* global average pool: C x 1 x 1 */ \
+	X(OP_ADAPT,    "adaptpool", 1) /* k: average pool to k x k, as PyTorch's adaptive one */ \
 	X(OP_ADD,      "add",       2) \
+	X(OP_MUL,      "mul",       2) /* C x H x W times C x 1 x 1: squeeze-and-excitation */ \
+	X(OP_CONCAT,   "concat",    2) /* channels of the first, then those of the second; a chain of them for more */ \
+	X(OP_SELECT,   "select",    1) /* output channel i is input channel map[i]: slices, splits, channel shuffles */ \
+	X(OP_DROPOUT,  "dropout",   1) /* p; training only */ \
+	X(OP_DROPPATH, "droppath",  1) /* p: stochastic depth, whole images of a batch; training only */ \
 	X(OP_FLATTEN,  "flatten",   1) /* C*H*W x 1 x 1, in NCHW order */ \
 	X(OP_LINEAR,   "linear",    1) /* weight (out, in), bias (out) */
 
@@ -32,6 +41,8 @@
 enum op { OPS(X) OP_COUNT };
 #undef X
 extern const char *const op_name[OP_COUNT];
+
+bool op_weighs(enum op op); /* convolution or linear: what makes channels, and what is counted */
 
 enum { NODE_MAXIN = 2, MAX_NODES = 4096 };
 
@@ -49,7 +60,8 @@ struct node {
 	int nin;
 	int c, h, w;            /* output shape of one image (C,H,W) */
 	int k, stride, pad, groups, has_bias;
-	float eps;
+	float eps, p;
+	int *map;               /* OP_SELECT: (c) channels of the input, owned; else NULL */
 	float *scale, *shift;   /* OP_AFFINE: constants (C), owned; else NULL */
 	int param[P_COUNT];     /* index into net->param, -1: none */
 };
@@ -62,12 +74,23 @@ struct param {
 	size_t count, offset;   /* elements; place in the arena of its kind */
 };
 
+/* How torchvision draws an architecture's first weights. DEFAULT is PyTorch's own for convolutions and linears: uniform
+ * within 1/sqrt(fan-in), bias too. HE_OUT, HE_IN: convolutions normal with variance 2/fan-out, 2/fan-in, their bias 0. */
+enum init {
+	INIT_DEFAULT,
+	INIT_RESNET,       /* HE_OUT; linears default */
+	INIT_DENSENET,     /* HE_IN; linears default, bias 0 */
+	INIT_VGG,          /* HE_OUT; linears normal, deviation 0.01, bias 0: VGG and MobileNetV2 */
+	INIT_EFFICIENTNET, /* HE_OUT; linears uniform within 1/sqrt(fan-out), bias 0 */
+};
+
 /* Trained parameters (weight, bias) lie in one arena, buffers (running statistics) in another, so that an optimiser is
  * one loop over ntheta floats. The arenas themselves belong to whoever trains or loads: see struct weights. */
 struct net {
 	char arch[64];          /* "convnet3-128", "resnet18", … */
 	int chw[3];             /* input shape */
 	int nclass;
+	enum init init;
 	int nnode, nparam;
 	struct node *node;
 	struct param *param;
@@ -79,7 +102,8 @@ struct weights { /* one instance of a net's parameters */
 	float *buffer;          /* (nbuffer) */
 };
 
-/* Building: append a node, its output shape is inferred; -1 and err when it does not fit. Returns the node's index. */
+/* Building: append a node, its output shape is inferred; -1 and err when it does not fit. Returns the node's index.
+ * out_channels counts for convolutions, linears and OP_SELECT (the length of proto->map); map, scale and shift are copied. */
 struct net *net_new(const char *arch, const int chw[3]);
 int net_add(struct net *n, const struct node *proto, int out_channels, char err[ERRLEN]);
 /* Lays the arenas out and checks the whole: ends in a linear of nclass outputs, every node used. */
@@ -87,15 +111,16 @@ int net_finish(struct net *n, int nclass, char err[ERRLEN]);
 void net_free(struct net *n);
 struct net *net_copy(const struct net *n);
 
-/* An architecture by name for images of shape chw: convnetD[-W], with "-in" appended for instance norm, resnet18,
- * resnet18-small. NULL and err (with the list of names) otherwise. */
+/* An architecture by name for images of shape chw: convnetD[-W], with "-in" appended for instance norm; torchvision's,
+ * with "-small" appended for small images (arch_names). NULL and err (with the list of names) otherwise. */
+extern const char arch_names[]; /* all of them, for a usage text */
 struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN]);
 
 /* A copy whose images pass y = x*scale + shift per channel first (a network that was trained with another
  * normalisation); its parameters are those of n. */
 struct net *net_with_affine(const struct net *n, const float *scale, const float *shift);
 
-/* PyTorch's default initialisation of that architecture (ResNet: torchvision's), from seed; running stats 0 and 1.
+/* The architecture's own initialisation (enum init) from seed; running stats 0 and 1.
  * purpose: RNG_INIT, or RNG_STUDENT, so that a student never starts where the teacher of its seed did. */
 void net_init(const struct net *n, struct weights *w, uint32_t seed, enum purpose_id purpose);
 struct weights weights_new(const struct net *n);
