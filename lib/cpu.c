@@ -471,10 +471,8 @@ static void cpu_backward(struct plan *p, int n, const float *dlogits, float *dim
 		collect_gradients(p, MIN(get_threads(), chunks), dtheta);
 }
 
-static void cpu_update_running(struct plan *p, int n, struct weights *w)
+static void cpu_update_running(struct plan *p, int n, struct weights *w, double momentum)
 {
-	const double momentum = 0.1; /* PyTorch's default */
-
 	for (int i = 0; i < p->nstage; i++) {
 		struct stage *s = &p->stage[i];
 		const struct exec *e = s->exec;

@@ -76,7 +76,7 @@ struct backend {
 	void (*load)(struct plan *p, const struct weights *w);
 	void (*forward)(struct plan *p, int n, const float *images, float *logits);
 	void (*backward)(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta);
-	void (*update_running)(struct plan *p, int n, struct weights *w);
+	void (*update_running)(struct plan *p, int n, struct weights *w, double momentum);
 	const char *(*impl)(const struct plan *p, int stage);
 	void (*times)(const struct plan *p, int stage, double ms[STAGE_TIMES]); /* spent so far, of one thread */
 };

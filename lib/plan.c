@@ -461,9 +461,9 @@ void plan_backward(struct plan *p, int n, const float *dlogits, float *dimages, 
 	p->be->backward(p, n, dlogits, dimages, dtheta);
 }
 
-void plan_update_running(struct plan *p, int n, struct weights *w)
+void plan_update_running(struct plan *p, int n, struct weights *w, double momentum)
 {
-	p->be->update_running(p, n, w);
+	p->be->update_running(p, n, w, momentum);
 }
 
 int plan_ntaps(const struct plan *p)

@@ -58,8 +58,10 @@ void plan_forward(struct plan *p, int n, const float *images, float *logits);
 /* After plan_forward of the same n and workspace. dlogits (n,K); dimages (n,C,H,W): written, SYNTH only, may be NULL;
  * dtheta (ntheta): written, TRAIN only, may be NULL. */
 void plan_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta);
-/* TRAIN: folds the last forward pass's batch statistics into running ones: (1-m)*old + m*new, new variance unbiased. */
-void plan_update_running(struct plan *p, int n, struct weights *w);
+/* TRAIN: folds the last forward pass's batch statistics into running ones: (1-m)*old + m*new, new variance unbiased.
+ * BN_MOMENTUM is PyTorch's; 1/k at the k-th pass makes them the average over passes. */
+#define BN_MOMENTUM 0.1
+void plan_update_running(struct plan *p, int n, struct weights *w, double momentum);
 
 int plan_ntaps(const struct plan *p);
 struct tap *plan_tap(struct plan *p, int i);

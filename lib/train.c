@@ -54,7 +54,7 @@ double train_step(struct trainer *t, struct learner *l, int n, const float *imag
 	if (!isfinite(value))
 		return value;
 	plan_backward(t->plan, n, t->dlogits, NULL, t->dtheta);
-	plan_update_running(t->plan, n, &l->w);
+	plan_update_running(t->plan, n, &l->w, BN_MOMENTUM);
 	optim_step(&l->opt, l->w.theta, t->dtheta, lr, l->decay, NULL, NULL);
 	return value;
 }

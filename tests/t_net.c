@@ -430,7 +430,7 @@ test_train(struct problem *p, struct workspace *ws)
 		plan_forward(plan, p->n, p->images, p->logits);
 		losses[s] = loss_ce(p->logits, p->label, p->n, p->k, p->dlogits);
 		plan_backward(plan, p->n, p->dlogits, NULL, grad.theta);
-		plan_update_running(plan, p->n, &p->weights);
+		plan_update_running(plan, p->n, &p->weights, BN_MOMENTUM);
 		if (s == 0) {
 			off = off_max(p->logits, want32(p, "train.logits", count), count);
 			ok(off <= BOUND, "%s: batch logits off by %.1e", p->name, off);

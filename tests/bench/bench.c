@@ -78,7 +78,7 @@ static void measure(const struct workload *w, int repeats, int verbose)
 			optim_step(&o, x, dx, 1e-3, NULL, NULL, NULL);
 		} else if (w->purpose == PLAN_TRAIN) {
 			plan_backward(p, w->batch, dlogits, NULL, dtheta);
-			plan_update_running(p, w->batch, &wt);
+			plan_update_running(p, w->batch, &wt, BN_MOMENTUM);
 			optim_step(&o, wt.theta, dtheta, 1e-3, NULL, NULL, NULL);
 			plan_load(p, &wt);
 		}
