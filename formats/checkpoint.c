@@ -245,28 +245,57 @@ struct net *net_from_val(const struct val *v, char err[ERRLEN])
 	return n;
 }
 
+int64_t checkpoint_rows(const struct param *p, size_t part)
+{
+	size_t row = p->count / p->shape[0] * sizeof(float);
+
+	return MIN(p->shape[0], (int64_t)MAX(part / row, 1));
+}
+
+int checkpoint_put(struct ts_writer *w, const struct param *p, int64_t row, int64_t rows, const float *x)
+{
+	struct tensor t = { .type = DT_F32, .ndim = p->ndim, .data = (void *)x };
+	struct val *frame = val_map(), *v;
+	int rc;
+
+	memcpy(t.shape, p->shape, p->ndim * sizeof *t.shape);
+	t.shape[0] = rows;
+	v = val_tensor(t);
+	val_put(frame, p->name, v);
+	if (rows < p->shape[0])
+		val_put(frame, "row", val_int(row));
+	rc = ts_put(w, frame);
+	v->t.data = NULL; /* the caller's */
+	val_free(frame);
+	return rc;
+}
+
+int checkpoint_put_param(struct ts_writer *w, const struct param *p, const float *x, size_t part)
+{
+	int64_t step = checkpoint_rows(p, part), row, rows;
+	size_t width = p->count / p->shape[0];
+
+	for (row = 0; row < p->shape[0]; row += rows) {
+		rows = MIN(step, p->shape[0] - row);
+		if (checkpoint_put(w, p, row, rows, x + row * width) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int put_params(struct ts_writer *w, const struct net *n, const struct weights *wt)
 {
-	int i, rc = 0;
+	int i;
 
-	for (i = 0; i < n->nparam && !rc; i++) {
-		const struct param *p = &n->param[i];
-		struct tensor t = tensor_new(DT_F32, p->ndim, p->shape);
-		struct val *frame = val_map();
-
-		memcpy(t.data, weights_param(n, wt, i), p->count * sizeof(float));
-		val_put(frame, p->name, val_tensor(t));
-		rc = ts_put(w, frame);
-		val_free(frame);
-	}
-	if (rc < 0) {
-		ts_abort(w);
-		return -1;
-	}
+	for (i = 0; i < n->nparam; i++)
+		if (checkpoint_put_param(w, &n->param[i], weights_param(n, wt, i), CHECKPOINT_PART) < 0) {
+			ts_abort(w);
+			return -1;
+		}
 	return ts_finish(w);
 }
 
-static struct val *with_net(const struct val *header, const struct net *n)
+struct val *checkpoint_header(const struct val *header, const struct net *n)
 {
 	struct val *h = val_copy(header);
 
@@ -277,7 +306,7 @@ static struct val *with_net(const struct val *header, const struct net *n)
 int checkpoint_write(struct ts_writer *w, const char *path, struct val *header, const struct net *n,
 	const struct weights *wt)
 {
-	struct val *h = with_net(header, n);
+	struct val *h = checkpoint_header(header, n);
 	int rc = ts_create(w, path, h);
 
 	val_free(h);
@@ -287,7 +316,7 @@ int checkpoint_write(struct ts_writer *w, const char *path, struct val *header, 
 int checkpoint_write_mem(struct buf *out, struct val *header, const struct net *n, const struct weights *wt,
 	char err[ERRLEN])
 {
-	struct val *h = with_net(header, n);
+	struct val *h = checkpoint_header(header, n);
 	struct ts_writer w;
 	int rc = ts_create_mem(&w, out, h);
 
@@ -295,69 +324,6 @@ int checkpoint_write_mem(struct buf *out, struct val *header, const struct net *
 	if (rc < 0 || put_params(&w, n, wt) < 0)
 		return fail(err, "%s", w.err);
 	return 0;
-}
-
-static int find_param(const struct net *n, const char *name, int guess)
-{
-	int i;
-
-	if (guess < n->nparam && !strcmp(n->param[guess].name, name))
-		return guess;
-	for (i = 0; i < n->nparam && strcmp(n->param[i].name, name); i++)
-		;
-	return i < n->nparam ? i : -1;
-}
-
-/* Puts the frame's tensor into its place; the frame keeps owning it no longer. */
-static int take_param(struct ts_reader *r, const struct net *n, struct val *frame, struct val **got)
-{
-	const struct tensor *t;
-	const char *name;
-	int i;
-
-	if (!frame->map.len || frame->map.item[0]->type != V_TENSOR)
-		return fail(r->err, "%s: frame %lld holds no parameter", r->name, (long long)r->nframes - 1);
-	name = frame->map.key[0];
-	t = &frame->map.item[0]->t;
-	if ((i = find_param(n, name, r->nframes - 1)) < 0)
-		return fail(r->err, "%s: parameter %.95s: its net has none of this name", r->name, name);
-	if (got[i])
-		return fail(r->err, "%s: parameter %s stands twice", r->name, name);
-	if (t->type != DT_F32 || t->ndim != n->param[i].ndim ||
-	    memcmp(t->shape, n->param[i].shape, t->ndim * sizeof *t->shape))
-		return fail(r->err, "%s: parameter %s: its shape is not the net's", r->name, name);
-	for (size_t j = 0; j < tensor_count(t); j++)
-		if (!isfinite(((const float *)t->data)[j]))
-			return fail(r->err, "%s: parameter %s: not a finite number", r->name, name);
-	got[i] = frame->map.item[0];
-	frame->map.item[0] = val_nil();
-	return 0;
-}
-
-/* Weights are allocated only once every parameter is there: a graph can claim what it likes. */
-static int read_params(struct ts_reader *r, const struct net *n, struct weights *w)
-{
-	struct val **got = ecalloc(n->nparam + 1, sizeof *got), *frame;
-	int i, rc;
-
-	while ((rc = ts_next(r, &frame)) > 0) {
-		rc = take_param(r, n, frame, got);
-		val_free(frame);
-		if (rc < 0)
-			break;
-	}
-	for (i = 0; !rc && i < n->nparam; i++)
-		if (!got[i])
-			rc = fail(r->err, "%s: parameter %s is missing", r->name, n->param[i].name);
-	if (!rc)
-		*w = weights_new(n);
-	for (i = 0; i < n->nparam; i++) {
-		if (!rc)
-			memcpy(weights_param(n, w, i), got[i]->t.data, tensor_bytes(&got[i]->t));
-		val_free(got[i]);
-	}
-	free(got);
-	return rc;
 }
 
 int checkpoint_read(struct ts_reader *r, struct checkpoint *c)
@@ -373,7 +339,7 @@ int checkpoint_read(struct ts_reader *r, struct checkpoint *c)
 		checkpoint_free(c);
 		return -1;
 	}
-	if (read_params(r, c->net, &c->w) < 0) {
+	if (checkpoint_params(r, c->net, &c->w) < 0) {
 		checkpoint_free(c);
 		return -1;
 	}
