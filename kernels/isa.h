@@ -11,6 +11,11 @@ void KERNEL(affine_back)(float *, const float *, const float *, const float *, c
     int, int64_t);
 void KERNEL(image_dgrad)(float *, const float *, const float *, int, int, int, int, int, int, int, int, int);
 void KERNEL(conv_wgrad)(float *, const float *, const float *, int, int, int, bool, int, int, int, int, int, int);
+void KERNEL(dw_conv)(float *, const float *, const float *, const float *, int, int, int, int, int, int, int, int);
+void KERNEL(dw_dgrad)(float *, const float *, const float *, int, int, int, int, int, int, int, int);
+void KERNEL(dw_wgrad)(float *, const float *, const float *, int, int, int, int, int, int, int, int);
+void KERNEL(act)(float *, const float *, enum act, int64_t);
+void KERNEL(act_back)(float *, const float *, const float *, enum act, int64_t);
 void KERNEL(linear)(float *, const float *, const float *, const float *, int, int, int, size_t, size_t);
 void KERNEL(linear_dgrad)(float *, const float *, const float *, int, int);
 void KERNEL(wino_filter)(float *, const float *, int, int, bool);

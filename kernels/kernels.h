@@ -16,6 +16,8 @@ struct wino_shape { /* 3x3, stride 1: y (K,oh,ow) = w * x (C,ih,iw), oh = ih + 2
 	int ih, iw, oh, ow, pad;
 };
 
+enum act { ACT_RELU6, ACT_SILU, ACT_SIGMOID };
+
 struct kernels {
 	const char *isa;
 
@@ -41,6 +43,17 @@ struct kernels {
 	/* Weight gradient dw (KB,C,k,k,8) += of a k x k convolution from x, blocked or plain (C,ih,iw), and dy (KB,oh,ow,8). */
 	void (*conv_wgrad)(float *dw, const float *x, const float *dy, int c, int ih, int iw, bool plain, int kb, int oh,
 	    int ow, int k, int stride, int pad);
+	/* Depthwise k x k convolutions of stride s: y (CB,oh,ow,8) from x (CB,ih,iw,8), w (CB,k,k,8), bias (CB*8) or NULL;
+	 * the input's gradient, written; the weights', added to. */
+	void (*dw_conv)(float *y, const float *x, const float *w, const float *bias, int cb, int ih, int iw, int oh, int ow,
+	    int k, int stride, int pad);
+	void (*dw_dgrad)(float *dx, const float *dy, const float *w, int cb, int ih, int iw, int oh, int ow, int k,
+	    int stride, int pad);
+	void (*dw_wgrad)(float *dw, const float *x, const float *dy, int cb, int ih, int iw, int oh, int ow, int k,
+	    int stride, int pad);
+	/* y = act(x); dx = dy * act'. v is x for ACT_SILU, y for the others. n8 vectors of eight; y may be x, dx dy. */
+	void (*act)(float *y, const float *x, enum act what, int64_t n8);
+	void (*act_back)(float *dx, const float *dy, const float *v, enum act what, int64_t n8);
 	/* y (n,out) = x (n,in) * w^T + bias; w (out,in). x and y: image i at xs*i, ys*i floats. */
 	void (*linear)(float *y, const float *x, const float *w, const float *bias, int n, int in, int out, size_t ys,
 	    size_t xs);

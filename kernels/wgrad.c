@@ -5,22 +5,8 @@
  */
 #include "kernels.h"
 #include "vec.h"
+#include "window.h"
 #include "isa.h"
-
-/* First and one past the last output position whose tap lies in 0..size-1. */
-INLINE int first_inside(int tap, int stride, int pad)
-{
-	return tap >= pad ? 0 : (pad - tap + stride - 1) / stride;
-}
-
-INLINE int end_inside(int tap, int stride, int pad, int size, int out)
-{
-	int last = size - 1 + pad - tap;
-
-	if (last < 0)
-		return 0;
-	return last / stride + 1 < out ? last / stride + 1 : out;
-}
 
 INLINE void taps(v8 *acc, const float *x, const float *dy, int n, int64_t channel, int64_t pixel, int iw, int ow,
     int i, int j,

@@ -26,17 +26,20 @@ static void instance_affine(const struct exec *e, const struct node *n, int i, f
 
 static void linear_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 {
-	const struct node *n = &q->p->net->node[s->head];
-	const struct exec *e = s->exec;
-	int in = q->p->net->node[n->in[0]].c, last = s->out == q->p->net->nnode - 1;
-
 	const struct plan *p = q->p;
+	const struct node *n = &p->net->node[s->head];
+	const struct exec *e = s->exec;
 	const struct cpu *cpu = p->be_data;
-	size_t ys = p->buffer[s->y].floats, xs = p->buffer[p->stage[s->in_stage].y].floats;
+	int in = p->net->node[n->in[0]].c;
+	size_t ys = p->buffer[s->x].floats, xs = p->buffer[p->stage[s->in_stage].y].floats;
 
-	cpu->k->linear(at(q, s->y, i0), value(q, s->in_stage, i0), e->head.fwd, e->head.bias, i1 - i0, in, n->c, ys, xs);
-	for (int i = i0; last && i < i1; i++)
-		memcpy(q->logits + (size_t)i * n->c, at(q, s->y, i), n->c * sizeof(float));
+	cpu->k->linear(at(q, s->x, i0), value(q, s->in_stage, i0), e->head.fwd, e->head.bias, i1 - i0, in, n->c, ys, xs);
+	for (int i = i0; i < i1; i++) {
+		float *y = at(q, s->x, i);
+		memset(y + n->c, 0, (e->cp - n->c) * sizeof *y);
+		if (s->out == p->net->nnode - 1)
+			memcpy(q->logits + (size_t)i * n->c, y, n->c * sizeof *y);
+	}
 }
 
 static void sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq, int i0, int i1)
@@ -60,14 +63,16 @@ static void f_head(const struct pass *q, const struct stage *s, int i0, int i1)
 
 	if (s->solo >= 0)
 		return;
-	if (s->head >= 0 && q->p->net->node[s->head].op == OP_LINEAR) {
+	if (s->head >= 0 && q->p->net->node[s->head].op == OP_LINEAR)
 		linear_forward(q, s, i0, i1);
-		return;
-	}
-	if (s->head >= 0 && h->wino_fwd) {
+	else if (s->head >= 0 && h->wino_fwd) {
 		struct wino_shape ws = { h->shape.ic, h->shape.oc, h->shape.ih, h->shape.iw, h->shape.oh, h->shape.ow, h->shape.pad };
 		cpu->k->wino_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0, &ws);
-	} else if (s->head >= 0)
+	} else if (s->head >= 0 && h->depthwise)
+		for (int i = i0; i < i1; i++)
+			cpu->k->dw_conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, e->cp / 8, h->shape.ih, h->shape.iw,
+			    h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
+	else if (s->head >= 0)
 		for (int i = i0; i < i1; i++)
 			dnn_conv_forward(h->dnn, q->tid, at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias);
 	if (s->tap >= 0 && (q->p->opts.taps || q->p->opts.purpose == PLAN_TRAIN))
@@ -197,7 +202,8 @@ static void linear_backward(const struct pass *q, const struct stage *s, int i0,
 	int in = q->p->net->node[n->in[0]].c;
 
 	for (int i = i0; i < i1; i++) {
-		const float *dy = grad_out(q, s, i);
+		undo_norm(q, s, i);
+		const float *dy = s->dx >= 0 ? at(q, s->dx, i) : grad_out(q, s, i);
 		if (s->gin >= 0)
 			cpu->k->linear_dgrad(at(q, s->gin, i), dy, h->fwd, in, n->c);
 		if (h->dw) {
@@ -227,11 +233,15 @@ static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int 
 	float *dw = q->fresh ? h->dw[q->tid] : cpu->scratch[q->tid];
 
 	const struct conv_shape *c = &h->shape;
-	if (q->fresh && (h->own_wgrad || h->wino_wgrad))
+	if (q->fresh && (h->own_wgrad || h->wino_wgrad || h->depthwise))
 		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
 	if (h->wino_wgrad) {
 		struct wino_shape ws = { c->ic, c->oc, c->ih, c->iw, c->oh, c->ow, c->pad };
 		cpu->k->wino_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &ws);
+	} else if (h->depthwise) {
+		for (int i = i0; i < i1; i++)
+			cpu->k->dw_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), pad8(c->oc) / 8, c->ih, c->iw, c->oh, c->ow,
+			    c->k, c->stride, c->pad);
 	} else if (h->own_wgrad) {
 		for (int i = i0; i < i1; i++)
 			cpu->k->conv_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), c->ic, c->ih, c->iw, c->plain_src,
@@ -276,8 +286,8 @@ static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 		float *gin = s->gin >= 0 ? at(q, s->gin, i) : image;
 
 		if (s->solo >= 0) {
-			if (gin)
-				solo_backward(q, s, grad_out(q, s, i), gin, i);
+			if (gin || s->gres >= 0)
+				solo_backward(q, s, grad_out(q, s, i), gin, s->gres >= 0 ? at(q, s->gres, i) : NULL, i);
 			continue;
 		}
 		undo_norm(q, s, i);
@@ -285,7 +295,9 @@ static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 			continue;
 		const float *dx = at(q, s->dx >= 0 ? s->dx : s->dy[0], i);
 		const struct conv_shape *c = &h->shape;
-		if (h->image_dgrad)
+		if (h->depthwise)
+			cpu->k->dw_dgrad(gin, dx, h->dgrad, pad8(c->oc) / 8, c->ih, c->iw, c->oh, c->ow, c->k, c->stride, c->pad);
+		else if (h->image_dgrad)
 			cpu->k->image_dgrad(gin, dx, h->dgrad, c->ic, c->ih, c->iw, pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
 		else
 			dnn_conv_dgrad(h->dnn, q->tid, gin, dx, h->dgrad);
@@ -433,6 +445,35 @@ static void cpu_forward(struct plan *p, int n, const float *images, float *logit
 	p->last_images = images;
 }
 
+/* (KB,per,8) -> (O,per) */
+static void unblock(float *dw, const float *blocked, size_t out, size_t per)
+{
+	for (size_t o = 0; o < out; o++)
+		for (size_t j = 0; j < per; j++)
+			dw[o * per + j] = blocked[((o / 8) * per + j) * 8 + o % 8];
+}
+
+/* A weight gradient as its implementation left it -> (O,I/groups,k,k). */
+static void put_weight_gradient(const struct head *h, const struct node *n, float *dw, size_t count)
+{
+	size_t kk = (size_t)n->k * n->k, in = h->shape.ic, each = in / h->groups, out = n->c / h->groups;
+	float *dense = h->groups > 1 ? emalloc(n->c * in * kk * sizeof *dense) : dw;
+
+	if (n->op == OP_LINEAR || h->wino_wgrad)
+		memcpy(dense, h->dw[0], (h->groups > 1 ? n->c * in * kk : count) * sizeof *dw);
+	else if (h->depthwise)
+		unblock(dense, h->dw[0], n->c, kk);
+	else if (h->own_wgrad)
+		unblock(dense, h->dw[0], n->c, in * kk);
+	else
+		dnn_conv_unprepare(h->dnn, dense, h->dw[0]);
+	if (dense == dw)
+		return;
+	for (size_t o = 0; o < (size_t)n->c; o++) /* of the dense one, what lies within the groups */
+		memcpy(dw + o * each * kk, dense + (o * in + o / out * each) * kk, each * kk * sizeof *dw);
+	free(dense);
+}
+
 /* Adds the threads' weight gradients up and puts them into torchvision's layout. */
 static void collect_gradients(struct plan *p, int used, float *dtheta)
 {
@@ -448,15 +489,7 @@ static void collect_gradients(struct plan *p, int used, float *dtheta)
 			add_floats(e->head.dw[0], e->head.dw[t], e->head.ndw);
 			add_floats(e->head.db[0], e->head.db[t], n->c);
 		}
-		if (n->op == OP_LINEAR || e->head.wino_wgrad)
-			memcpy(dw, e->head.dw[0], p->net->param[n->param[P_WEIGHT]].count * sizeof *dw);
-		else if (e->head.own_wgrad) {
-			size_t per = (size_t)e->head.shape.ic * n->k * n->k;
-			for (size_t o = 0; o < (size_t)n->c; o++)
-				for (size_t j = 0; j < per; j++)
-					dw[o * per + j] = e->head.dw[0][((o / 8) * per + j) * 8 + o % 8];
-		} else
-			dnn_conv_unprepare(e->head.dnn, dw, e->head.dw[0]);
+		put_weight_gradient(&e->head, n, dw, p->net->param[n->param[P_WEIGHT]].count);
 		if (n->param[P_BIAS] >= 0)
 			memcpy(dtheta + p->net->param[n->param[P_BIAS]].offset, e->head.db[0], n->c * sizeof *dw);
 	}

@@ -12,7 +12,8 @@
 /* What a stage's head is made of. Prepared weights lie here, in the implementation's layout. */
 struct head {
 	struct conv_shape shape;
-	bool wino_fwd, wino_dgrad, image_dgrad, wino_wgrad, own_wgrad; /* our kernels; else oneDNN */
+	int groups;                   /* of a grouped convolution that runs as a dense one, else 1 */
+	bool depthwise, wino_fwd, wino_dgrad, image_dgrad, wino_wgrad, own_wgrad; /* our kernels; else oneDNN */
 	struct dnn_conv *dnn;         /* whatever Winograd and image_dgrad leave over; NULL: nothing */
 	float *fwd, *dgrad, *bias;    /* bias padded to 8, zeros where the node has none */
 	float **dw;                   /* TRAIN: weight gradients, one a thread, in the implementation's layout */
@@ -32,6 +33,7 @@ struct exec {
 	double *sdz, *sdzx;           /* TRAIN: (batch,c) sums of dz and dz*(x - ref) per image */
 	double *mean, *var;           /* TRAIN: (c) of the batch, biased */
 	double *isum, *isumsq;        /* instance norm: (batch,c) */
+	int *from, *to[2];            /* concat, select: see cpu_solo.c */
 	double spent[4];              /* seconds of the first thread, by enum what */
 	double wgrad_spent;
 	char impl[128];
@@ -92,8 +94,10 @@ static inline const float *value(const struct pass *q, int stage, int i)
 	return q->images + (size_t)i * cpu_floats(&q->p->net->node[0], PLAIN);
 }
 
-/* Affine of the image, flatten (blocked to plain), and the poolings that no epilogue takes. din is written. */
+/* Operations that no stage fuses. din and dres (of the second input) are written, unless NULL. */
+int solo_compile(const struct plan *p, const struct stage *s, struct exec *e, char err[ERRLEN]);
+void solo_release(struct exec *e);
 void solo_forward(const struct pass *q, const struct stage *s, int i0, int i1);
-void solo_backward(const struct pass *q, const struct stage *s, const float *dy, float *din, int i);
+void solo_backward(const struct pass *q, const struct stage *s, const float *dy, float *din, float *dres, int i);
 
 #endif

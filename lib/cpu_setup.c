@@ -39,6 +39,22 @@ static bool winograd_fits(const struct conv_shape *s, int pad)
 	return s->k == 3 && s->stride == 1 && s->groups == 1 && !s->plain_src && pad >= 0 && pad <= 2;
 }
 
+/* Every channel has a filter of its own. */
+static void compile_depthwise(struct plan *p, struct head *h, bool dgrad)
+{
+	size_t floats = (size_t)pad8(h->shape.oc) * h->shape.k * h->shape.k;
+
+	h->depthwise = true;
+	h->fwd = ealigned(floats, 4);
+	if (dgrad)
+		h->dgrad = ealigned(floats, 4);
+	h->bias = ealigned(pad8(h->shape.oc), 4);
+	if (p->opts.purpose == PLAN_TRAIN)
+		h->ndw = floats;
+	snprintf(h->impl, sizeof h->impl, "depthwise:%s", ((struct cpu *)p->be_data)->k->isa);
+}
+
+/* Other grouped convolutions run as dense ones with zeros between the groups: right, and in no network of the zoo. */
 static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char err[ERRLEN])
 {
 	const struct node *n = &p->net->node[s->head], *src = &p->net->node[n->in[0]];
@@ -47,10 +63,14 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	char why[ERRLEN];
 	int want = 0;
 
-	h->shape = (struct conv_shape){ src->c, src->h, src->w, n->c, n->h, n->w, n->k, n->stride, n->pad, n->groups,
+	h->shape = (struct conv_shape){ src->c, src->h, src->w, n->c, n->h, n->w, n->k, n->stride, n->pad, 1,
 		node_layout(p->net, n->in[0]) == PLAIN };
-	if (n->groups != 1)
-		return fail(err, "node %s: the cpu backend has no grouped convolution", n->name);
+	h->groups = n->groups;
+	if (n->groups > 1 && n->groups == n->c && n->groups == src->c && !h->shape.plain_src) {
+		h->groups = 1;
+		compile_depthwise(p, h, dgrad);
+		return 0;
+	}
 	if (h->shape.plain_src && src->c > 4 && dgrad)
 		return fail(err, "node %s: gradients of images with %d channels (at most 4)", n->name, src->c);
 	h->wino_fwd = winograd_fits(&h->shape, n->pad);
@@ -96,23 +116,24 @@ static int compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
 	}
 	if (s->solo >= 0) {
 		snprintf(e->impl, sizeof e->impl, "cpu:%s", op_name[p->net->node[s->solo].op]);
-		return 0;
+		return solo_compile(p, s, e, err);
 	}
 	if (s->head >= 0 && p->net->node[s->head].op == OP_LINEAR) {
 		size_t nw = p->net->param[p->net->node[s->head].param[P_WEIGHT]].count;
+		e->head.groups = 1;
 		e->head.fwd = ealigned(nw, 4);
 		e->head.bias = ealigned(e->cp, 4);
 		e->head.ndw = train ? nw : 0;
-		snprintf(e->impl, sizeof e->impl, "linear:%s", cpu->k->isa);
-		return 0;
-	}
-	if (s->head >= 0 && compile_conv(p, s, e, err) < 0)
+		snprintf(e->head.impl, sizeof e->head.impl, "linear:%s", cpu->k->isa);
+	} else if (s->head >= 0 && compile_conv(p, s, e, err) < 0)
 		return -1;
 	snprintf(e->impl, sizeof e->impl, "%s%scpu:%s", e->head.impl, *e->head.impl ? "+" : "", cpu->k->isa);
 	/* Wide maps go image by image, so that the epilogue finds them in cache; small ones by the chunk, so that
 	 * filters are read less often. */
 	size_t bytes = (size_t)e->cp * e->h * e->w * 4;
 	e->step = MAX(1, MIN(p->chunk, (int)((256 << 10) / bytes)));
+	if (s->head >= 0 && p->net->node[s->head].op == OP_LINEAR)
+		e->step = p->chunk;
 	if (e->head.wino_fwd && wino_filter_floats(e->head.shape.ic, e->head.shape.oc) > (1 << 20))
 		e->step = p->chunk;
 	e->scale = ealigned(e->cp, 4);
@@ -207,6 +228,7 @@ void cpu_release(struct plan *p)
 		free(e->scale), free(e->shift), free(e->gain), free(e->a), free(e->b), free(e->gamma), free(e->beta);
 		if (p->stage[i].tap < 0)
 			free(e->ref);
+		solo_release(e);
 		free(e->sdz), free(e->sdzx), free(e->mean), free(e->var), free(e->isum), free(e->isumsq);
 		free(e);
 	}
@@ -231,10 +253,38 @@ static const float *param(const struct plan *p, const struct weights *w, int nod
 	return i < 0 ? NULL : weights_param(p->net, w, i);
 }
 
+/* (C,1,k,k) -> (CB,k,k,8) */
+static void load_depthwise(struct head *h, const float *w)
+{
+	int kk = h->shape.k * h->shape.k;
+
+	for (int c = 0; c < h->shape.oc; c++)
+		for (int t = 0; t < kk; t++)
+			h->fwd[((size_t)(c / 8) * kk + t) * 8 + c % 8] = w[(size_t)c * kk + t];
+	if (h->dgrad)
+		memcpy(h->dgrad, h->fwd, (size_t)pad8(h->shape.oc) * kk * sizeof *w);
+}
+
+/* (O,I/groups,k,k) -> (O,I,k,k) with zeros between the groups; the caller frees it. */
+static float *dense_weights(const struct head *h, const float *w)
+{
+	const struct conv_shape *s = &h->shape;
+	size_t kk = (size_t)s->k * s->k, each = s->ic / h->groups, out = s->oc / h->groups;
+	float *dense = ecalloc((size_t)s->oc * s->ic * kk, sizeof *dense);
+
+	for (size_t o = 0; o < (size_t)s->oc; o++)
+		memcpy(dense + (o * s->ic + o / out * each) * kk, w + o * each * kk, each * kk * sizeof *w);
+	return dense;
+}
+
 static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 {
 	const struct conv_shape *s = &h->shape;
 
+	if (h->depthwise) {
+		load_depthwise(h, w);
+		return;
+	}
 	if (h->wino_fwd)
 		cpu->k->wino_filter(h->fwd, w, s->ic, s->oc, false);
 	else
@@ -267,7 +317,11 @@ void cpu_load(struct plan *p, const struct weights *w)
 				memcpy(e->head.bias, bias, n->c * sizeof *bias);
 			if (n->op == OP_LINEAR)
 				memcpy(e->head.fwd, weight, p->net->param[n->param[P_WEIGHT]].count * sizeof *weight);
-			else
+			else if (e->head.groups > 1) {
+				float *dense = dense_weights(&e->head, weight);
+				load_conv(p->be_data, &e->head, dense);
+				free(dense);
+			} else
 				load_conv(p->be_data, &e->head, weight);
 		}
 		if (s->norm >= 0) {

@@ -7,16 +7,16 @@
 
 #include "plan.h"
 
-/* A stage's parts are node indices, -1 where absent. solo: a node that runs alone (input, affine of the input, flatten,
- * max-pool, global pool, average pools other than 2x2/2). Otherwise head, norm, add, relu, pool as present. */
+/* A stage's parts are node indices, -1 where absent. solo: a node that runs alone (whatever is not named here). Otherwise
+ * head, norm, add, relu, pool as present. */
 struct stage {
 	int solo, head, norm, add, relu, pool;
-	int in, res, out;        /* nodes: input, residual, the one whose output this stage gives */
+	int in, res, out;        /* nodes: input, residual or second input, the one whose output this stage gives */
 	int in_stage, res_stage; /* the stages that produce them, -1: none */
 	/* Buffers, -1: none. x: head's output (or the input's y, without a head); y: the stage's output; mask: ReLU's
 	 * signs, one byte per 8 channels, or max-pool's choices; dz: gradient behind the norm; dx: before it; gin: for
-	 * the input, gradient of the stage's input. A residual's gradient is dz. */
-	int x, y, mask, dz, dx, gin;
+	 * the input, gradient of the stage's input; gres: of its second (a residual's is dz). */
+	int x, y, mask, dz, dx, gin, gres;
 	int ndy, dy[8];          /* gradients of y, one a consumer; their sum counts */
 	int tap;                 /* index into plan->tap, -1 */
 	void *exec;
@@ -55,6 +55,8 @@ struct plan {
 	size_t batch_floats, chunk_floats; /* memory of a batch; of one chunk of one thread */
 	struct workspace *ws;
 	void *be_data;
+	bool drops;            /* TRAIN: whether and by which draws dropout drops */
+	uint32_t drop_seed, drop_step;
 	const float *last_images; /* of the last forward pass: training reads them again */
 };
 

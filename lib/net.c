@@ -93,6 +93,19 @@ static int window(int size, int k, int stride, int pad)
 	return (size + 2 * pad - k) / stride + 1;
 }
 
+/* Every channel at most once, so that the gradient has one place to come from. */
+static int check_map(const struct node *n, int out, int in, char err[ERRLEN])
+{
+	char *taken = ecalloc(in, 1);
+	int rc = 0;
+
+	for (int i = 0; i < out && !rc; i++)
+		if (!n->map || n->map[i] < 0 || n->map[i] >= in || taken[n->map[i]]++)
+			rc = fail(err, "node %s: selects a channel twice, or one that its input has not", n->name);
+	free(taken);
+	return rc;
+}
+
 static int infer(const struct net *net, struct node *n, int out, char err[ERRLEN])
 {
 	const struct node *a = n->nin > 0 ? &net->node[n->in[0]] : NULL;
@@ -151,9 +164,8 @@ static int infer(const struct net *net, struct node *n, int out, char err[ERRLEN
 		break;
 	}
 	case OP_SELECT:
-		for (int i = 0; i < out; i++)
-			if (!n->map || n->map[i] < 0 || n->map[i] >= a->c)
-				return fail(err, "node %s: selects a channel that its input has not", n->name);
+		if (check_map(n, out, a->c, err) < 0)
+			return -1;
 		n->c = out, n->h = a->h, n->w = a->w;
 		break;
 	case OP_ADAPT:
@@ -328,7 +340,7 @@ static void draw(enum init init, const struct node *v, const struct param *weigh
     struct rng *r)
 {
 	double fan_in = (double)weight->count / weight->shape[0];
-	double fan_out = v->op == OP_CONV ? (double)v->c / v->groups * v->k * v->k : v->c;
+	double fan_out = v->op == OP_CONV ? (double)v->c * v->k * v->k : v->c; /* PyTorch ignores groups here */
 	double normal = 0, uniform = 0;
 
 	if (init == INIT_DEFAULT || (v->op == OP_LINEAR && (init == INIT_RESNET || (init == INIT_DENSENET && !bias))))

@@ -31,7 +31,7 @@
 	X(OP_ADD,      "add",       2) \
 	X(OP_MUL,      "mul",       2) /* C x H x W times C x 1 x 1: squeeze-and-excitation */ \
 	X(OP_CONCAT,   "concat",    2) /* channels of the first, then those of the second; a chain of them for more */ \
-	X(OP_SELECT,   "select",    1) /* output channel i is input channel map[i]: slices, splits, channel shuffles */ \
+	X(OP_SELECT,   "select",    1) /* output channel i is input channel map[i], each at most once: slices, shuffles */ \
 	X(OP_DROPOUT,  "dropout",   1) /* p; training only */ \
 	X(OP_DROPPATH, "droppath",  1) /* p: stochastic depth, whole images of a batch; training only */ \
 	X(OP_FLATTEN,  "flatten",   1) /* C*H*W x 1 x 1, in NCHW order */ \
@@ -112,9 +112,12 @@ void net_free(struct net *n);
 struct net *net_copy(const struct net *n);
 
 /* An architecture by name for images of shape chw: convnetD[-W], with "-in" appended for instance norm; torchvision's,
- * with "-small" appended for small images (arch_names). NULL and err (with the list of names) otherwise. */
-extern const char arch_names[]; /* all of them, for a usage text */
+ * with "-small" appended for small images. NULL and err (with the list of names) otherwise. */
 struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN]);
+/* All of them in words, for a usage text: sep stands where lines may end. */
+#define ARCH_NAMES(sep) "convnetD[-W][-in]," sep \
+	"resnet18, resnet34, resnet50, resnet101, densenet121, mobilenet_v2," sep \
+	"shufflenet_v2_x1_0, efficientnet_b0, vgg11_bn, alexnet;" sep "all but convnets also with -small behind"
 
 /* A copy whose images pass y = x*scale + shift per channel first (a network that was trained with another
  * normalisation); its parameters are those of n. */

@@ -18,14 +18,14 @@ int get_threads(void)
 	return threads > 0 ? threads : MIN(omp_get_max_threads(), MAX_THREADS);
 }
 
-/* The image, and whatever has no spatial extent by definition, is plain; features are the backend's own layout. */
+/* The image is plain; features are the backend's own layout, flat ones too: maps of 1 x 1. */
 enum layout node_layout(const struct net *net, int i)
 {
 	const struct node *n = &net->node[i];
 
 	if (n->op == OP_AFFINE)
 		return node_layout(net, n->in[0]);
-	return n->op == OP_INPUT || n->op == OP_FLATTEN || n->op == OP_LINEAR ? PLAIN : BLOCKED;
+	return n->op == OP_INPUT ? PLAIN : BLOCKED;
 }
 
 static int consumers(const struct net *net, int i)
@@ -55,6 +55,23 @@ static int successor(const struct net *net, int i)
 	return -1;
 }
 
+/* What a solo's backward pass reads of the forward one. */
+static bool reads_input(enum op op)
+{
+	return op == OP_SILU || op == OP_MUL;
+}
+
+static bool reads_output(enum op op)
+{
+	return op == OP_RELU6 || op == OP_SIGMOID;
+}
+
+/* What training alone does. */
+static bool idle(const struct plan *p, const struct node *n)
+{
+	return (n->op == OP_DROPOUT || n->op == OP_DROPPATH) && p->opts.purpose != PLAN_TRAIN;
+}
+
 /* Groups nodes into stages, in an order in which every stage's inputs come earlier. An add joins the chain of its last
  * operand in node order, so that the other is ready as the residual. */
 static int make_stages(struct plan *p, char err[ERRLEN])
@@ -72,7 +89,9 @@ static int make_stages(struct plan *p, char err[ERRLEN])
 
 		if (stage_of[i] >= 0)
 			continue;
-		*s = (struct stage){ -1, -1, -1, -1, -1, -1, -1, -1, i, -1, -1, -1, -1, -1, -1, -1, -1, 0, { 0 }, -1, NULL };
+		*s = (struct stage){ .solo = -1, .head = -1, .norm = -1, .add = -1, .relu = -1, .pool = -1, .in = -1, .res = -1,
+			.out = i, .in_stage = -1, .res_stage = -1, .x = -1, .y = -1, .mask = -1, .dz = -1, .dx = -1, .gin = -1,
+			.gres = -1, .tap = -1 };
 		if (n->nin)
 			s->in = n->in[0];
 		switch (n->op) {
@@ -82,10 +101,13 @@ static int make_stages(struct plan *p, char err[ERRLEN])
 		case OP_IN:     s->norm = i; break;
 		case OP_ADD:    s->add = i, s->res = n->in[1]; break;
 		case OP_RELU:   s->relu = i; break;
-		default:        s->solo = i;
+		default:
+			s->solo = i;
+			if (n->nin > 1)
+				s->res = n->in[1];
 		}
 		stage_of[i] = p->nstage;
-		for (int last = i; s->solo < 0 && n->op != OP_LINEAR;) {
+		for (int last = i; s->solo < 0;) {
 			int j = successor(net, last);
 			const struct node *m = j < 0 ? NULL : &net->node[j];
 			bool none = s->add < 0 && s->relu < 0 && s->pool < 0;
@@ -103,7 +125,7 @@ static int make_stages(struct plan *p, char err[ERRLEN])
 				s->relu = j;
 			else if (fusible_pool(m) && s->pool < 0)
 				s->pool = j;
-			else
+			else if (!idle(p, m))
 				break;
 			stage_of[j] = p->nstage;
 			s->out = last = j;
@@ -121,12 +143,11 @@ static int make_stages(struct plan *p, char err[ERRLEN])
 		if (s->solo < 0 && node_layout(net, s->in) == PLAIN && s->head < 0)
 			rc = fail(err, "node %s: only a convolution may follow the image", net->node[s->out].name);
 		if (s->solo >= 0 && s->in >= 0 && node_layout(net, s->in) == PLAIN && net->node[s->solo].op != OP_AFFINE)
-			rc = fail(err, "node %s: %s of the image itself, or of what is flat", net->node[s->solo].name,
-			    op_name[net->node[s->solo].op]);
+			rc = fail(err, "node %s: %s of the image itself", net->node[s->solo].name, op_name[net->node[s->solo].op]);
 		if (s->head >= 0 && net->node[s->head].op == OP_LINEAR && s->in_stage == 0)
 			rc = fail(err, "node %s: a linear of the image itself", net->node[s->head].name);
 		if (s->res >= 0 && node_layout(net, s->res) == PLAIN)
-			rc = fail(err, "node %s: adds the image itself, or what is flat", net->node[s->add].name);
+			rc = fail(err, "node %s: %s of the image itself", net->node[s->out].name, op_name[net->node[s->out].op]);
 		if (s->solo >= 0 && net->node[s->solo].op == OP_MAXPOOL && net->node[s->solo].k > 15)
 			rc = fail(err, "node %s: a window of %d (at most 15)", net->node[s->solo].name, net->node[s->solo].k);
 		if (consumers(net, s->out) > (i ? (int)LEN(s->dy) : 1))
@@ -141,17 +162,20 @@ bool stage_keeps_x(const struct plan *p, const struct stage *s)
 	return s->norm >= 0 && p->opts.purpose != PLAN_EVAL;
 }
 
+/* Training: nothing before the first parameter needs a gradient. */
+static bool learns(const struct plan *p, int i)
+{
+	return i >= 0 && (p->stage[i].head >= 0 || p->stage[i].norm >= 0 || learns(p, p->stage[i].in_stage) ||
+	    learns(p, p->stage[i].res_stage));
+}
+
 bool stage_needs_gin(const struct plan *p, const struct stage *s)
 {
 	if (s->in < 0 || p->opts.purpose == PLAN_EVAL)
 		return false;
 	if (p->opts.purpose == PLAN_SYNTH)
 		return true;
-	/* Training: nothing before the first parameter needs a gradient. */
-	for (int i = s->in_stage; i >= 0; i = p->stage[i].in_stage)
-		if (p->stage[i].head >= 0 || p->stage[i].norm >= 0)
-			return true;
-	return false;
+	return learns(p, s->in_stage);
 }
 
 static int new_buffer(struct plan *p, size_t floats)
@@ -206,7 +230,8 @@ static void make_buffers(struct plan *p)
 		}
 		if (s->res_stage > 0) {
 			struct stage *from = &p->stage[s->res_stage];
-			from->dy[from->ndy++] = s->dz;
+			s->gres = s->solo >= 0 ? new_buffer(p, node_floats(p, s->res)) : s->dz;
+			from->dy[from->ndy++] = s->gres;
 		}
 	}
 }
@@ -272,7 +297,15 @@ static void make_calls(struct plan *p)
 			touch(p, s->dz, c);
 			touch(p, s->dx, c);
 			touch(p, s->gin, c);
+			touch(p, s->gres, c);
 			touch(p, s->mask, c);
+			if (s->solo >= 0 && reads_output(p->net->node[s->solo].op))
+				touch(p, s->y, c);
+			if (s->solo >= 0 && reads_input(p->net->node[s->solo].op)) {
+				touch(p, in, c);
+				if (s->res_stage > 0)
+					touch(p, p->stage[s->res_stage].y, c);
+			}
 			if (stage_keeps_x(p, s))
 				touch(p, s->x, c);
 			if (train && s->head >= 0)
@@ -454,6 +487,13 @@ void plan_forward(struct plan *p, int n, const float *images, float *logits)
 	if (get_threads() > p->ws->nthread)
 		plan_bind(p, p->ws);
 	p->be->forward(p, n, images, logits);
+}
+
+void plan_draws(struct plan *p, uint32_t seed, uint32_t step)
+{
+	p->drops = true;
+	p->drop_seed = seed;
+	p->drop_step = step;
 }
 
 void plan_backward(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta)

@@ -53,6 +53,10 @@ void plan_bind(struct plan *p, struct workspace *ws);
 /* Takes the weights over into the backend's layout (TRAIN: after every optimiser step). */
 void plan_load(struct plan *p, const struct weights *w);
 
+/* TRAIN: the draws that dropout and stochastic depth take in the passes that follow, RNG_DROP at (step, image of the batch,
+ * node). A plan that was never told drops nothing. */
+void plan_draws(struct plan *p, uint32_t seed, uint32_t step);
+
 /* images (n,C,H,W) in the net's input normalisation -> logits (n,K). */
 void plan_forward(struct plan *p, int n, const float *images, float *logits);
 /* After plan_forward of the same n and workspace. dlogits (n,K); dimages (n,C,H,W): written, SYNTH only, may be NULL;
