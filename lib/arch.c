@@ -1,27 +1,28 @@
-/* Architectures: each is a function that builds a net. Node names are the module paths that torchvision gives (ResNet)
- * or that the field's ConvNet has as an nn.Sequential called features. */
+/* Architectures by name, and what they are built with. Node names are torchvision's module paths. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "net.h"
+#include "arch.h"
 
-struct builder { /* the first error sticks, so that architectures read as lists of layers */
-	struct net *net;
-	int at;        /* node that the next layer follows */
-	int failed;
-	char *err;
-};
-
-static int add(struct builder *b, struct node node, int out)
+static struct node named(enum op op, const char *fmt, va_list ap)
 {
+	struct node n = { .op = op, .groups = 1, .nin = op == OP_INPUT ? 0 : 1 };
+
+	vsnprintf(n.name, sizeof n.name, fmt, ap);
+	return n;
+}
+
+/* Appends n behind the current node. */
+static int add(struct builder *b, struct node n, int out)
+{
+	int i;
+
 	if (b->failed)
 		return 0;
-	if (node.op != OP_INPUT) {
-		node.in[0] = b->at;
-		node.nin = node.op == OP_ADD ? 2 : 1;
-	}
-	int i = net_add(b->net, &node, out, b->err);
+	n.in[0] = b->at;
+	i = net_add(b->net, &n, out, b->err);
 	if (i < 0) {
 		b->failed = 1;
 		return 0;
@@ -29,106 +30,98 @@ static int add(struct builder *b, struct node node, int out)
 	return b->at = i;
 }
 
-static struct node named(enum op op, const char *prefix, const char *leaf)
+#define NAMED(n, op, name) do { \
+	va_list ap; \
+	va_start(ap, name); \
+	n = named(op, name, ap); \
+	va_end(ap); \
+} while (0)
+
+int build_layer(struct builder *b, enum op op, const char *name, ...)
 {
-	struct node n = { .op = op, .groups = 1 };
+	struct node n;
 
-	snprintf(n.name, sizeof n.name, "%s%s", prefix, leaf);
-	return n;
-}
-
-static int conv(struct builder *b, const char *prefix, const char *leaf, int out, int k, int stride, int pad, int bias)
-{
-	struct node n = named(OP_CONV, prefix, leaf);
-
-	n.k = k, n.stride = stride, n.pad = pad, n.has_bias = bias;
-	return add(b, n, out);
-}
-
-static int layer(struct builder *b, enum op op, const char *prefix, const char *leaf)
-{
-	struct node n = named(op, prefix, leaf);
-
+	NAMED(n, op, name);
 	if (op == OP_BN || op == OP_IN)
 		n.eps = 1e-5f;
 	return add(b, n, 0);
 }
 
-static int pool(struct builder *b, enum op op, const char *leaf, int k, int stride, int pad)
+int build_conv(struct builder *b, struct conv_form c, const char *name, ...)
 {
-	struct node n = named(op, "", leaf);
+	struct node n;
 
+	NAMED(n, OP_CONV, name);
+	n.k = MAX(c.k, 1), n.stride = MAX(c.stride, 1), n.pad = c.pad, n.groups = MAX(c.groups, 1), n.has_bias = c.bias;
+	return add(b, n, c.out);
+}
+
+int build_pool(struct builder *b, enum op op, int k, int stride, int pad, const char *name, ...)
+{
+	struct node n;
+
+	NAMED(n, op, name);
 	n.k = k, n.stride = stride, n.pad = pad;
 	return add(b, n, 0);
 }
 
-static void classifier(struct builder *b, const char *leaf, int nclass)
+int build_pool_to(struct builder *b, int k, const char *name)
 {
-	layer(b, OP_FLATTEN, "", "flatten");
-	add(b, named(OP_LINEAR, "", leaf), nclass);
+	const struct node *at = &b->net->node[b->at];
+
+	if (b->failed || (at->h == k && at->w == k))
+		return b->at;
+	return build_pool(b, OP_ADAPT, k, 0, 0, "%s", name);
 }
 
-/* ConvNet-D-W of dataset condensation (DC, Zhao et al. 2021): blocks of conv 3x3, norm, ReLU, average pooling 2x2.
- * 28x28 images are padded to 32x32 by the first convolution. */
-static void convnet(struct builder *b, int depth, int width, enum op norm, int nclass)
+int build_join(struct builder *b, enum op op, int other, const char *name, ...)
 {
-	layer(b, OP_INPUT, "", "input");
-	for (int i = 0; i < depth; i++) {
-		char leaf[32];
-		int pad = i == 0 && b->net->chw[1] == 28 && b->net->chw[2] == 28 ? 3 : 1;
+	struct node n;
 
-		snprintf(leaf, sizeof leaf, "%d", 4 * i);
-		conv(b, "features.", leaf, width, 3, 1, pad, 1);
-		snprintf(leaf, sizeof leaf, "%d", 4 * i + 1);
-		layer(b, norm, "features.", leaf);
-		snprintf(leaf, sizeof leaf, "%d", 4 * i + 2);
-		layer(b, OP_RELU, "features.", leaf);
-		snprintf(leaf, sizeof leaf, "features.%d", 4 * i + 3);
-		pool(b, OP_AVGPOOL, leaf, 2, 2, 0);
-	}
-	classifier(b, "classifier", nclass);
+	NAMED(n, op, name);
+	n.in[1] = other, n.nin = 2;
+	return add(b, n, 0);
 }
 
-/* ResNet's basic block (He et al. 2016), as torchvision names its parts. */
-static void basic_block(struct builder *b, const char *prefix, int width, int stride)
+int build_select(struct builder *b, const int *map, int n, const char *name, ...)
 {
-	int in = b->at, in_width = b->net->node[in].c, skip;
+	struct node v;
 
-	conv(b, prefix, "conv1", width, 3, stride, 1, 0);
-	layer(b, OP_BN, prefix, "bn1");
-	layer(b, OP_RELU, prefix, "relu1");
-	conv(b, prefix, "conv2", width, 3, 1, 1, 0);
-	int main_path = layer(b, OP_BN, prefix, "bn2");
-	skip = in;
-	if (stride != 1 || in_width != width) {
-		b->at = in;
-		conv(b, prefix, "downsample.0", width, 1, stride, 0, 0);
-		skip = layer(b, OP_BN, prefix, "downsample.1");
-	}
-	b->at = main_path;
-	struct node sum = named(OP_ADD, prefix, "add");
-	sum.in[1] = skip;
-	add(b, sum, 0);
-	layer(b, OP_RELU, prefix, "relu2");
+	NAMED(v, OP_SELECT, name);
+	v.map = (int *)map; /* net_add copies it */
+	return add(b, v, n);
 }
 
-static void resnet18(struct builder *b, int small, int nclass)
+int build_drop(struct builder *b, enum op op, double p, const char *name, ...)
 {
-	b->net->init = INIT_RESNET;
-	layer(b, OP_INPUT, "", "input");
-	conv(b, "", "conv1", 64, small ? 3 : 7, small ? 1 : 2, small ? 1 : 3, 0);
-	layer(b, OP_BN, "", "bn1");
-	layer(b, OP_RELU, "", "relu");
-	if (!small)
-		pool(b, OP_MAXPOOL, "maxpool", 3, 2, 1);
-	for (int stage = 0; stage < 4 && !b->failed; stage++)
-		for (int block = 0; block < 2 && !b->failed; block++) {
-			char prefix[32];
-			snprintf(prefix, sizeof prefix, "layer%d.%d.", stage + 1, block);
-			basic_block(b, prefix, 64 << stage, stage > 0 && block == 0 ? 2 : 1);
-		}
-	layer(b, OP_GAP, "", "avgpool");
-	classifier(b, "fc", nclass);
+	struct node n;
+
+	NAMED(n, op, name);
+	n.p = p;
+	return add(b, n, 0);
+}
+
+int build_linear(struct builder *b, int out, const char *name, ...)
+{
+	struct node n;
+
+	NAMED(n, OP_LINEAR, name);
+	return add(b, n, out);
+}
+
+int build_conv_bn(struct builder *b, struct conv_form c, enum op act, const char *prefix)
+{
+	c.pad = (MAX(c.k, 1) - 1) / 2;
+	build_conv(b, c, "%s.0", prefix);
+	build_layer(b, OP_BN, "%s.1", prefix);
+	if (act != OP_COUNT)
+		build_layer(b, act, "%s.2", prefix);
+	return b->at;
+}
+
+int build_width(const struct builder *b)
+{
+	return b->failed ? 1 : b->net->node[b->at].c;
 }
 
 /* "convnetD[-W][-in]": 1 when arch has this form. */
@@ -151,22 +144,72 @@ static int parse_convnet(const char *arch, int *depth, int *width, enum op *norm
 	return w >= 1 && w <= 65536;
 }
 
-const char arch_names[] = "convnetD[-W][-in], resnet18, resnet18-small";
+static void resnet18(struct builder *b, int nclass)
+{
+	arch_resnet(b, (int[]){ 2, 2, 2, 2 }, false, nclass);
+}
+
+static void resnet34(struct builder *b, int nclass)
+{
+	arch_resnet(b, (int[]){ 3, 4, 6, 3 }, false, nclass);
+}
+
+static void resnet50(struct builder *b, int nclass)
+{
+	arch_resnet(b, (int[]){ 3, 4, 6, 3 }, true, nclass);
+}
+
+static void resnet101(struct builder *b, int nclass)
+{
+	arch_resnet(b, (int[]){ 3, 4, 23, 3 }, true, nclass);
+}
+
+static const struct {
+	const char *name;
+	void (*build)(struct builder *b, int nclass);
+	enum init init;
+} zoo[] = {
+	{ "resnet18", resnet18, INIT_RESNET },
+	{ "resnet34", resnet34, INIT_RESNET },
+	{ "resnet50", resnet50, INIT_RESNET },
+	{ "resnet101", resnet101, INIT_RESNET },
+	{ "densenet121", arch_densenet121, INIT_DENSENET },
+	{ "mobilenet_v2", arch_mobilenet_v2, INIT_VGG },
+	{ "shufflenet_v2_x1_0", arch_shufflenet_v2_x1_0, INIT_DEFAULT },
+	{ "efficientnet_b0", arch_efficientnet_b0, INIT_EFFICIENTNET },
+	{ "vgg11_bn", arch_vgg11_bn, INIT_VGG },
+	{ "alexnet", arch_alexnet, INIT_DEFAULT },
+};
+
+/* Builds what arch names; 0 when there is no such name. */
+static int build(struct builder *b, const char *arch, int nclass)
+{
+	int depth, width;
+	enum op norm;
+
+	build_layer(b, OP_INPUT, "input");
+	if (parse_convnet(arch, &depth, &width, &norm)) {
+		arch_convnet(b, depth, width, norm, nclass);
+		return 1;
+	}
+	for (size_t i = 0; i < LEN(zoo); i++) {
+		size_t n = strlen(zoo[i].name);
+		if (strncmp(arch, zoo[i].name, n) || (arch[n] && strcmp(arch + n, "-small")))
+			continue;
+		b->small = arch[n];
+		b->net->init = zoo[i].init;
+		zoo[i].build(b, nclass);
+		return 1;
+	}
+	return 0;
+}
 
 struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN])
 {
 	struct builder b = { .net = net_new(arch, chw), .err = err };
-	int depth, width;
-	enum op norm;
 
-	if (parse_convnet(arch, &depth, &width, &norm))
-		convnet(&b, depth, width, norm, nclass);
-	else if (!strcmp(arch, "resnet18"))
-		resnet18(&b, 0, nclass);
-	else if (!strcmp(arch, "resnet18-small"))
-		resnet18(&b, 1, nclass);
-	else {
-		fail(err, "unknown architecture '%s' (known: %s)", arch, arch_names);
+	if (!build(&b, arch, nclass)) {
+		fail(err, "unknown architecture '%s' (known: %s)", arch, ARCH_NAMES(" "));
 		b.failed = 1;
 	}
 	if (!b.failed && net_finish(b.net, nclass, err) == 0)
