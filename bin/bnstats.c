@@ -209,7 +209,7 @@ static void add_batch(struct survey *s, const struct imageset *frame, int64_t fr
 	#pragma omp parallel for num_threads(get_threads())
 	for (int i = 0; i < n; i++) {
 		imageset_get(frame, from + i, &s->norm, s->scratch + i * each);
-		trainaug_apply(&o->aug, o->cli.seed, 0, s->seen + i, s->x + i * each, s->scratch + i * each, s->chw[0],
+		trainaug_apply(&o->aug, o->cli.seed, 0, s->seen + i, 0, s->x + i * each, s->scratch + i * each, s->chw[0],
 			s->chw[1], s->chw[2]);
 	}
 	for (int t = 0; t < s->n; t++) {

@@ -1,85 +1,59 @@
-/* train-ckpt(1): images -> a pool of checkpoints, one training run from scratch */
-#include <errno.h>
+/* train-ckpt(1): images -> a pool of checkpoints: one run from scratch, or every member of a pool fine-tuned */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
-#include <xxhash.h>
 
 #include "../formats/checkpoint.h"
-#include "../formats/imageset.h"
+#include "../formats/imageview.h"
 #include "../formats/state.h"
 #include "../lib/cli.h"
-#include "../lib/loss.h"
-#include "../lib/train.h"
+#include "../lib/course.h"
 
 static const char synopsis[] =
 	"train-ckpt -a ARCH -e EPOCHS [options] <images >pool.tar\n"
-	"  -a ARCH            convnetD[-W][-in], resnet18, resnet18-small\n"
+	"       train-ckpt -i POOL -e EPOCHS[:MOST] [options] <images >pool.tar\n"
+	"  -a ARCH            train this network from scratch\n"
 	"  -e EPOCHS          epochs that the schedule spans\n"
 	"  -f FIRST           first epoch that is kept (1)\n"
 	"  -k EVERY|A,B,...   every so many from there, or these; the run's last always (1)\n"
 	"  -l LAST            stop after this epoch (EPOCHS)\n"
-	"  -t VAL             image stream to measure kept epochs with\n"
-	"  -b BATCH           images a step (128)\n"
-	"  --opt NAME         sgd, adam or adamw (sgd)\n"
-	"  --lr R             peak rate (sgd 0.1, else 0.001)\n"
-	"  --momentum M       of sgd (0.9); --nesterov\n"
-	"  --wd W             weight decay (sgd 1e-4, adam 0, adamw 0.01)\n"
-	"  --sched SPEC       const, cosine[:WARMUP], step:EVERY[:GAMMA], smooth[:ZETA], in epochs (cosine)\n"
-	"  --crop HOW         rrc:MIN[:MAX], pad:P or none (pad:4)\n"
-	"  --flip P           probability (0.5)\n"
-	"  --dsa NAMES        one of these an image: color_crop_cutout_flip_scale_rotate\n"
 	"  --state FILE       resume from, and save to, this file after every epoch\n"
+	"  -i POOL            fine-tune these checkpoints; each draws its epochs and its rate out of -e A:B and --lr A:B\n"
+	"  --only K[,K...]    only those at these places, from 0\n"
+	"  --no-recalibrate   leave running statistics of members of 0 epochs as they are\n"
+	"  --lr R             peak rate (sgd 0.1, else 0.001)\n"
+	"  -t VAL             image stream to measure with\n"
+	COURSE_USAGE
 	"  --seed N, --threads N, --device D, --isa I, --log FILE, -o FILE, -v, -h, -V";
 
 struct options {
 	struct cli cli;
-	const char *arch, *val, *state, *sched, *dsa, *keep;
-	int epochs, first, every, last, batch;
+	struct course_opts course;
+	const char *arch, *val, *state, *keep, *pool;
+	int epochs, first, every, last;
+	int most;               /* with -i: epochs..most */
+	double lr, to;          /* the same when there is no range */
 	char *kept;             /* (epochs + 1): which are */
-	enum optim_kind opt;
-	double lr, momentum, wd;
-	bool nesterov;
-	struct trainaug aug;
-	struct schedule rate;   /* in epochs until the steps are counted */
-};
-
-struct exam { /* what -t names */
-	struct imageset set;
-	struct plan *plan;
-	float *x, *logits;      /* (batch,C,H,W), (batch,K) */
-	int batch;
+	int nonly, *only;       /* --only; none: all members */
+	bool stale;             /* --no-recalibrate */
 };
 
 struct run {
 	const struct options *o;
-	struct imageset set;
-	struct net *net;
+	struct imageview train, val; /* val: with -t */
+	struct course course;
 	struct workspace *ws;
+	struct pool_writer pool;
+	/* Of the network in training: */
+	struct net *net;
 	struct trainer trainer;
 	struct learner learner;
-	struct exam *exam;      /* NULL without -t */
-	struct val *header;     /* of every checkpoint, without "train" */
-	struct pool_writer pool;
+	struct val *header;     /* of its checkpoints, without "train" */
 	struct state state;     /* only with --state */
-	int64_t *order, *label; /* (N), (batch) */
-	float *x, *scratch;     /* (batch,C,H,W), an image a thread */
-	int64_t steps;          /* an epoch */
 };
-
-static const char *const opt_name[] = { [OPT_SGD] = "sgd", [OPT_ADAM] = "adam", [OPT_ADAMW] = "adamw" };
-
-static enum optim_kind parse_opt(const char *s)
-{
-	for (size_t i = 0; i < LEN(opt_name); i++)
-		if (!strcmp(opt_name[i], s))
-			return i;
-	usage("--opt %s: sgd, adam or adamw expected", s);
-}
 
 /* -f, -k and -l into the set of kept epochs. */
 static void lay_out(struct options *o)
@@ -101,230 +75,217 @@ static void lay_out(struct options *o)
 		o->kept[e] = 1;
 }
 
+/* "0,3,4" */
+static void parse_only(struct options *o, const char *arg)
+{
+	char *list = estrdup(arg), *save, *s = strtok_r(list, ",", &save);
+
+	for (o->nonly = 0; s; s = strtok_r(NULL, ",", &save)) {
+		o->only = erealloc(o->only, o->nonly + 1, sizeof *o->only);
+		o->only[o->nonly++] = eint("--only", s, 0, 1000000);
+	}
+	free(list);
+	if (!o->nonly)
+		usage("--only %s: places in the pool expected, from 0", arg);
+}
+
+/* "A" or, for the members of a pool, "A:B". */
+static void split(const struct options *o, const char *what, const char *arg, char **a, char **b)
+{
+	const char *colon = strchrnul(arg, ':');
+
+	if (*colon && !o->pool)
+		usage("%s %s: a range is for the members of a pool (-i)", what, arg);
+	*a = estrndup(arg, colon - arg);
+	*b = estrdup(*colon ? colon + 1 : arg);
+}
+
+static void parse_ranges(struct options *o, const char *epochs, const char *lr)
+{
+	char *a, *b;
+
+	split(o, "-e", epochs, &a, &b);
+	o->epochs = eint("-e", a, o->pool ? 0 : 1, 1000000);
+	o->most = eint("-e", b, o->epochs, 1000000);
+	free(a);
+	free(b);
+	o->lr = o->to = course_peak(o->course.opt);
+	if (!lr)
+		return;
+	split(o, "--lr", lr, &a, &b);
+	o->lr = ereal("--lr", a, 0, 1e6);
+	o->to = ereal("--lr", b, 0, 1e6);
+	if (o->lr != o->to && (o->lr <= 0 || o->to <= 0))
+		usage("--lr %s: the rates of a range are above 0", lr);
+	free(a);
+	free(b);
+}
+
 static void parse(struct options *o, int argc, char **argv)
 {
-	enum { OPT = 256, LR, MOMENTUM, NESTEROV, WD, SCHED, CROP, FLIP, DSA, STATE };
+	enum { LR = 256, STATE, ONLY, STALE };
 	static const struct option longs[] = {
-		CLI_LONG, { "opt", 1, NULL, OPT }, { "lr", 1, NULL, LR }, { "momentum", 1, NULL, MOMENTUM },
-		{ "nesterov", 0, NULL, NESTEROV }, { "wd", 1, NULL, WD }, { "sched", 1, NULL, SCHED },
-		{ "crop", 1, NULL, CROP }, { "flip", 1, NULL, FLIP }, { "dsa", 1, NULL, DSA },
-		{ "state", 1, NULL, STATE }, { 0 }
+		CLI_LONG, COURSE_LONG, { "lr", 1, NULL, LR }, { "state", 1, NULL, STATE }, { "only", 1, NULL, ONLY },
+		{ "no-recalibrate", 0, NULL, STALE }, { 0 }
 	};
-	char err[ERRLEN];
+	const char *epochs = NULL, *lr = NULL;
 	int c;
 
-	while ((c = getopt_long(argc, argv, CLI_SHORT "a:e:f:k:l:t:b:", longs, NULL)) != -1)
+	while ((c = getopt_long(argc, argv, CLI_SHORT COURSE_SHORT "a:e:f:i:k:l:t:", longs, NULL)) != -1)
 		switch (c) {
 		case 'a': o->arch = optarg; break;
-		case 'e': o->epochs = eint("-e", optarg, 1, 1000000); break;
+		case 'e': epochs = optarg; break;
 		case 'f': o->first = eint("-f", optarg, 1, 1000000); break;
+		case 'i': o->pool = optarg; break;
 		case 'k': o->keep = optarg; break;
 		case 'l': o->last = eint("-l", optarg, 1, 1000000); break;
 		case 't': o->val = optarg; break;
-		case 'b': o->batch = eint("-b", optarg, 1, 1 << 20); break;
-		case OPT: o->opt = parse_opt(optarg); break;
-		case LR: o->lr = ereal("--lr", optarg, 0, 1e6); break;
-		case MOMENTUM: o->momentum = ereal("--momentum", optarg, 0, 1); break;
-		case NESTEROV: o->nesterov = true; break;
-		case WD: o->wd = ereal("--wd", optarg, 0, 1e6); break;
-		case SCHED: o->sched = optarg; break;
-		case CROP:
-			if (trainaug_crop(&o->aug, optarg, err) < 0)
-				usage("--crop: %s", err);
-			break;
-		case FLIP: o->aug.flip = ereal("--flip", optarg, 0, 1); break;
-		case DSA:
-			o->dsa = optarg;
-			if (!(o->aug.dsa = dsa_parse(optarg, err)))
-				usage("--dsa: %s", err);
-			break;
+		case LR: lr = optarg; break;
 		case STATE: o->state = optarg; break;
-		default: cli_option(&o->cli, c, synopsis);
+		case ONLY: parse_only(o, optarg); break;
+		case STALE: o->stale = true; break;
+		default:
+			if (!course_option(&o->course, c, optarg))
+				cli_option(&o->cli, c, synopsis);
 		}
 	if (optind < argc)
 		usage("%s: no file arguments; images come on standard input", argv[optind]);
-	if (!o->arch || !o->epochs)
-		usage("-a and -e are needed");
+	if (!o->arch == !o->pool || !epochs)
+		usage("-e and one of -a and -i are needed");
+	if (o->pool && (o->first || o->keep || o->last))
+		usage("-i gives one checkpoint a member: -f, -k and -l have no meaning");
+	if (o->pool && o->state)
+		usage("--state is for a run from scratch; --only and jobs make the work on a pool short");
+	if (!o->pool && (o->nonly || o->stale))
+		usage("--only and --no-recalibrate are for the members of a pool (-i)");
+	parse_ranges(o, epochs, lr);
+	course_settle(&o->course);
 	if (!o->last)
 		o->last = o->epochs;
 	if (o->last > o->epochs || o->first > o->last)
 		usage("-f, -l and -e: FIRST <= LAST <= EPOCHS expected");
-	if (isnan(o->lr))
-		o->lr = o->opt == OPT_SGD ? 0.1 : 1e-3;
-	if (isnan(o->wd))
-		o->wd = o->opt == OPT_SGD ? 1e-4 : o->opt == OPT_ADAM ? 0 : 0.01;
-	if (schedule_parse(&o->rate, o->sched, o->lr, err) < 0)
-		usage("--sched: %s", err);
-	lay_out(o);
+	if (o->arch)
+		lay_out(o);
+}
+
+static struct val *range(struct val *a, struct val *b)
+{
+	struct val *v = val_list();
+
+	val_push(v, a);
+	val_push(v, b);
+	return v;
+}
+
+static struct val *kept_epochs(const struct options *o)
+{
+	struct val *v = val_list();
+
+	for (int e = 1; e <= o->last; e++)
+		if (o->kept[e])
+			val_push(v, val_int(e));
+	return v;
 }
 
 static struct val *arguments(const struct options *o)
 {
-	struct val *args = val_map(), *kept = val_list(), *file;
-	char *crop = trainaug_crop_name(&o->aug), err[ERRLEN];
+	const struct course_opts *c = &o->course;
+	struct val *args = val_map(), *file;
+	char *crop = trainaug_crop_name(&c->aug), err[ERRLEN];
 
-	for (int e = 1; e <= o->last; e++)
-		if (o->kept[e])
-			val_push(kept, val_int(e));
-	val_put(args, "arch", val_str(o->arch));
-	val_put(args, "epochs", val_int(o->epochs));
-	val_put(args, "keep", kept);
+	if (o->arch) {
+		val_put(args, "arch", val_str(o->arch));
+		val_put(args, "epochs", val_int(o->epochs));
+		val_put(args, "keep", kept_epochs(o));
+	} else {
+		val_put(args, "epochs", range(val_int(o->epochs), val_int(o->most)));
+		val_put(args, "recalibrate", val_bool(!o->stale));
+	}
 	if (o->val) {
 		if (history_file(o->val, &file, err) < 0)
 			die("%s", err);
 		val_put(args, "val", file);
 	}
-	val_put(args, "batch", val_int(o->batch));
-	val_put(args, "opt", val_str(opt_name[o->opt]));
-	val_put(args, "lr", val_f64(o->lr));
-	if (o->opt == OPT_SGD) {
-		val_put(args, "momentum", val_f64(o->momentum));
-		val_put(args, "nesterov", val_bool(o->nesterov));
+	val_put(args, "batch", val_int(c->batch));
+	val_put(args, "opt", val_str(course_opt_name[c->opt]));
+	val_put(args, "lr", o->arch ? val_f64(o->lr) : range(val_f64(o->lr), val_f64(o->to)));
+	if (c->opt == OPT_SGD) {
+		val_put(args, "momentum", val_f64(c->momentum));
+		val_put(args, "nesterov", val_bool(c->nesterov));
 	}
-	val_put(args, "wd", val_f64(o->wd));
-	val_put(args, "sched", val_str(o->sched));
+	val_put(args, "wd", val_f64(c->wd));
+	val_put(args, "sched", val_str(c->sched));
 	val_put(args, "crop", val_str(crop));
-	val_put(args, "flip", val_f64(o->aug.flip));
-	if (o->dsa)
-		val_put(args, "dsa", val_str(o->dsa));
+	val_put(args, "flip", val_f64(c->aug.flip));
+	if (c->dsa)
+		val_put(args, "dsa", val_str(c->dsa));
 	val_put(args, "seed", val_int(o->cli.seed));
 	free(crop);
 	return args;
 }
 
-static void read_images(const char *path, struct imageset *set)
+static void read_images(struct run *r)
 {
-	struct ts_reader r;
-
-	if (ts_open(&r, path, "images") < 0 || imageset_read(&r, set) < 0)
-		die("%s", r.err);
-	ts_close(&r);
-}
-
-static struct exam *open_exam(struct run *r)
-{
-	struct exam *e = ecalloc(1, sizeof *e);
-	const struct imageset *train = &r->set;
-	const char *path = r->o->val;
+	const char *val = r->o->val;
 	char err[ERRLEN];
 	struct stat st;
-	int *map;
 
-	/* Read twice: for its images, and for the digest in the history. */
-	if (!stat(path, &st) && !S_ISREG(st.st_mode))
-		die("%s: -t takes a regular file", path);
-	read_images(path, &e->set);
-	if (e->set.c != train->c || e->set.h != train->h || e->set.w != train->w)
-		die("%s: images of %dx%dx%d, but training has %dx%dx%d", path, e->set.c, e->set.h, e->set.w, train->c, train->h,
-			train->w);
-	map = ecalloc(e->set.nclass, sizeof *map);
-	if (header_map_classes(e->set.header, train->header, map, err) < 0)
-		die("%s: %s", path, err);
-	for (int64_t i = 0; i < e->set.n; i++)
-		e->set.label[i] = map[e->set.label[i]];
-	free(map);
-	e->batch = MIN(100, e->set.n);
-	if (!(e->plan = plan_new(r->net, (struct plan_opts){ .purpose = PLAN_EVAL, .batch = e->batch }, err)))
+	if (imageview_read(&r->train, NULL, err) < 0)
 		die("%s", err);
-	e->x = ealigned((size_t)e->batch * train->c * train->h * train->w, sizeof *e->x);
-	e->logits = ealigned((size_t)e->batch * r->net->nclass, sizeof *e->logits);
-	return e;
-}
-
-static void close_exam(struct exam *e)
-{
-	if (!e)
+	if (!val)
 		return;
-	imageset_free(&e->set);
-	plan_free(e->plan);
-	free(e->x);
-	free(e->logits);
-	free(e);
+	/* Read twice: for its images, and for the digest in the history. */
+	if (!stat(val, &st) && !S_ISREG(st.st_mode))
+		die("%s: -t takes a regular file", val);
+	if (imageview_read(&r->val, val, err) < 0)
+		die("%s", err);
 }
 
-/* Share of the images that the learner, as it is, gets right; in the normalisation of its own training. */
+/* The images of -t as a network with this header takes them. */
+static void fit_val(struct run *r, const struct val *header)
+{
+	char err[ERRLEN];
+
+	if (r->o->val && imageview_fit(&r->val, header, r->net->chw, false, err) < 0)
+		die("%s: %s", r->o->val, err);
+}
+
+/* NAN without -t. */
 static double accuracy(struct run *r)
 {
-	struct exam *e = r->exam;
-	size_t each = (size_t)e->set.c * e->set.h * e->set.w;
-	int64_t right = 0;
+	struct source val = imageview_source(&r->val);
+	double share;
+	char err[ERRLEN];
 
-	plan_bind(e->plan, r->ws);
-	plan_load(e->plan, &r->learner.w);
-	for (int64_t from = 0; from < e->set.n; from += e->batch) {
-		int n = MIN(e->batch, e->set.n - from);
-
-		#pragma omp parallel for num_threads(get_threads())
-		for (int i = 0; i < n; i++)
-			imageset_get(&e->set, from + i, &r->set.norm, e->x + i * each);
-		plan_forward(e->plan, n, e->x, e->logits);
-		right += count_correct(e->logits, e->set.label + from, n, r->net->nclass);
-	}
-	return (double)right / e->set.n;
+	if (!r->o->val)
+		return NAN;
+	if (course_measure(&val, r->net, &r->learner.w, r->ws, &share, err) < 0)
+		die("%s", err);
+	return share;
 }
 
-/* Images order[from..from+n) under this epoch's draws, and their labels. */
-static void fill_batch(struct run *r, int epoch, int64_t from, int n)
+static void put_figure(struct val *train, const char *key, double value)
 {
-	const struct imageset *s = &r->set;
-	size_t each = (size_t)s->c * s->h * s->w;
-
-	#pragma omp parallel for num_threads(get_threads())
-	for (int i = 0; i < n; i++) {
-		int64_t image = r->order[from + i];
-		float *in = r->scratch + i * each;
-
-		imageset_get(s, image, &s->norm, in);
-		trainaug_apply(&r->o->aug, r->o->cli.seed, epoch - 1, image, r->x + i * each, in, s->c, s->h, s->w);
-		r->label[i] = s->label[image];
-	}
+	if (!isnan(value))
+		val_put(train, key, val_f64(value));
 }
 
-/* Returns the mean loss over the epoch's images, each as it was when its turn came. */
-static double train_epoch(struct run *r, int epoch)
+/* train: taken over. */
+static void make_checkpoint(struct run *r, struct val *train, struct buf *out)
 {
-	struct rng rng = rng_at(r->o->cli.seed, RNG_SHUFFLE, epoch - 1, 0, 0);
-	int64_t total = r->steps * r->o->epochs;
-	double sum = 0;
+	struct val *h = val_copy(r->header);
+	char err[ERRLEN];
 
-	rng_permute(&rng, r->order, r->set.n);
-	for (int64_t s = 0; s < r->steps; s++) {
-		int64_t from = s * r->trainer.batch, t = (epoch - 1) * r->steps + s;
-		int n = MIN(r->trainer.batch, r->set.n - from);
-		double loss, rate = schedule_rate(&r->o->rate, t, total);
-		char text[64];
-
-		fill_batch(r, epoch, from, n);
-		loss = train_step(&r->trainer, &r->learner, n, r->x, train_ce, r->label, rate);
-		if (!isfinite(loss))
-			die("epoch %d, step %lld: loss is not finite", epoch, (long long)s + 1);
-		sum += loss * n;
-		snprintf(text, sizeof text, "epoch %d, loss %.4f", epoch, loss);
-		progress("steps", t + 1, r->steps * r->o->last, text);
-	}
-	return sum / r->set.n;
+	val_put(h, "train", train);
+	if (checkpoint_write_mem(out, h, r->net, &r->learner.w, err) < 0)
+		die("%s", err);
+	val_free(h);
 }
 
 /* The member's name; zeros in front, so that names sort as epochs do. */
 static char *member_name(const struct options *o, int epoch)
 {
 	return eprintf_str("%u/%0*d.ts", o->cli.seed, snprintf(NULL, 0, "%d", o->epochs), epoch);
-}
-
-static void make_checkpoint(struct run *r, int epoch, double loss, double acc, struct buf *out)
-{
-	struct val *h = val_copy(r->header), *train = val_map();
-	char err[ERRLEN];
-
-	val_put(train, "epoch", val_int(epoch));
-	val_put(train, "epochs", val_int(r->o->epochs));
-	val_put(train, "loss", val_f64(loss));
-	if (r->exam)
-		val_put(train, "accuracy", val_f64(acc));
-	val_put(h, "train", train);
-	if (checkpoint_write_mem(out, h, r->net, &r->learner.w, err) < 0)
-		die("%s", err);
-	val_free(h);
 }
 
 /* The four arrays of a learner; NULL: it has none of this. */
@@ -358,14 +319,21 @@ static void save_state(struct run *r, int epoch)
 static void one_epoch(struct run *r, int epoch)
 {
 	const struct options *o = r->o;
-	double start = now(), loss = train_epoch(r, epoch), acc = NAN;
-	char *member = member_name(o, epoch), *text;
+	char *member = member_name(o, epoch), text[32], err[ERRLEN];
+	double start = now(), loss, acc = NAN;
 	struct buf ck = { 0 };
+	struct val *train;
 
+	if (course_epoch(&r->course, &r->trainer, &r->learner, epoch, &loss, err) < 0)
+		die("%s", err);
 	if (o->kept[epoch]) {
-		if (r->exam)
-			acc = accuracy(r);
-		make_checkpoint(r, epoch, loss, acc, &ck);
+		acc = accuracy(r);
+		train = val_map();
+		val_put(train, "epoch", val_int(epoch));
+		val_put(train, "epochs", val_int(o->epochs));
+		put_figure(train, "loss", loss);
+		put_figure(train, "accuracy", acc);
+		make_checkpoint(r, train, &ck);
 		if (o->state)
 			state_set(&r->state, member, ck.p, ck.len);
 	}
@@ -375,85 +343,42 @@ static void one_epoch(struct run *r, int epoch)
 		die("%s", r->pool.err);
 	if (o->cli.verbose) {
 		progress_done();
-		text = isnan(acc) ? estrdup("") : eprintf_str(", accuracy %.2f %%", 100 * acc);
+		snprintf(text, sizeof text, isnan(acc) ? "" : ", accuracy %.2f %%", 100 * acc);
 		warn("epoch %d/%d: loss %.4f%s, %.1f s%s%s", epoch, o->last, loss, text, now() - start,
 			o->kept[epoch] ? ", kept as " : "", o->kept[epoch] ? member : "");
-		free(text);
 	}
 	cli_log(&o->cli, "epoch", "epoch", (double)epoch, "loss", loss, "accuracy", acc, "seconds", now() - start, NULL);
 	buf_free(&ck);
 	free(member);
 }
 
-/* What is trained on: two sets of other pixels or labels never have one digest. */
-static struct val *digest(const struct imageset *s)
-{
-	size_t count = (size_t)s->n * s->c * s->h * s->w;
-	XXH64_hash_t pixels = s->u8 ? XXH3_64bits(s->u8, count) : XXH3_64bits(s->f32, count * sizeof *s->f32);
-	XXH64_hash_t labels = XXH3_64bits_withSeed(s->label, s->n * sizeof *s->label, pixels);
-	char *hex = eprintf_str("%016llx%016llx", (unsigned long long)pixels, (unsigned long long)labels);
-	struct val *v = val_str(hex);
-
-	free(hex);
-	return v;
-}
-
-/* The arguments of a header's last history entry. */
-static const struct val *last_args(const struct val *header)
-{
-	const struct val *list = val_get(header, "history");
-
-	return list && list->type == V_LIST && list->list.len ? val_get(list->list.item[list->list.len - 1], "args") : NULL;
-}
-
-static void check_state(struct run *r, const struct val *was)
-{
-	const struct val *a = last_args(r->header), *b = last_args(val_get(was, "checkpoint")), *p, *q;
-	const char *file = r->o->state;
-
-	for (size_t i = 0; a && i < a->map.len; i++) {
-		p = a->map.item[i];
-		q = val_get(b, a->map.key[i]);
-		if (!q || !val_equal(p, q))
-			die("%s: of a run with another %s; remove it to start anew", file, a->map.key[i]);
-	}
-	p = val_get(was, "checkpoint");
-	q = val_get(was, "data");
-	if (!p || !q || !val_equal(p, r->header) || !val_equal(q, val_get(r->state.header, "data")))
-		die("%s: of a run on other images; remove it to start anew", file);
-}
-
 /* Epochs that are done, with everything as it was after them. */
 static int resume(struct run *r)
 {
-	struct state was;
+	struct val *mine = val_map();
 	char err[ERRLEN];
 	size_t bytes;
-	int epoch;
+	int epoch, rc;
 
-	r->state = state_new();
-	val_put(r->state.header, "checkpoint", val_copy(r->header));
-	val_put(r->state.header, "data", digest(&r->set));
-	if (access(r->o->state, F_OK) < 0 && errno == ENOENT)
-		return 0;
-	if (state_read(&was, r->o->state, err) < 0)
+	val_put(mine, "checkpoint", val_copy(r->header));
+	val_put(mine, "data", imageset_digest(&r->train.set));
+	if ((rc = state_resume(&r->state, r->o->state, mine, err)) < 0)
 		die("%s", err);
-	check_state(r, was.header);
-	epoch = val_get_int(was.header, "epoch", -1);
-	r->learner.opt.step = val_get_int(was.header, "step", -1);
-	if (epoch < 1 || epoch > r->o->last || r->learner.opt.step != epoch * r->steps)
+	if (!rc)
+		return 0;
+	epoch = val_get_int(r->state.header, "epoch", -1);
+	r->learner.opt.step = r->learner.steps = val_get_int(r->state.header, "step", -1);
+	if (epoch < 1 || epoch > r->o->last || r->learner.opt.step != epoch * r->course.steps)
 		die("%s: its header has no epoch that the run can have reached", r->o->state);
 	for (size_t i = 0; i < LEN(part_name); i++) {
 		float *p = part(r, i, &bytes);
-		const void *q = p ? state_get(&was, part_name[i], bytes) : NULL;
+		const void *q = p ? state_get(&r->state, part_name[i], bytes) : NULL;
 
 		if (p && !q)
 			die("%s: no %s of this network in it", r->o->state, part_name[i]);
 		if (p)
 			memcpy(p, q, bytes);
 	}
-	state_free(&r->state);
-	r->state = was;
 	return epoch;
 }
 
@@ -474,85 +399,190 @@ static void emit_kept(struct run *r, int done)
 		}
 }
 
-static void prepare(struct run *r)
+static void new_trainer(struct run *r)
 {
-	struct options *o = (struct options *)r->o;
-	const struct imageset *s = &r->set;
-	const int chw[3] = { s->c, s->h, s->w };
-	size_t each = (size_t)s->c * s->h * s->w;
-	int batch = MIN(o->batch, s->n);
 	char err[ERRLEN];
+
+	if (trainer_new(&r->trainer, r->net, r->course.batch, r->ws, err) < 0)
+		die("%s", err);
+}
+
+static void from_scratch(struct run *r)
+{
+	const struct options *o = r->o;
+	const struct imageset *s = &r->train.set;
+	const int chw[3] = { s->c, s->h, s->w };
+	char err[ERRLEN];
+	int done = 0;
 
 	if (!(r->net = net_arch(o->arch, chw, s->nclass, err)))
 		die("%s", err);
-	r->ws = ws_new();
-	if (trainer_new(&r->trainer, r->net, batch, r->ws, err) < 0)
-		die("%s", err);
-	r->learner = learner_new(r->net, o->opt, o->cli.seed, RNG_INIT);
-	r->learner.opt.momentum = o->momentum;
-	r->learner.opt.nesterov = o->nesterov;
-	r->learner.opt.weight_decay = o->wd;
-	r->steps = (s->n + batch - 1) / batch;
-	r->order = ecalloc(s->n, sizeof *r->order);
-	r->label = ecalloc(batch, sizeof *r->label);
-	r->x = ealigned(batch * each, sizeof *r->x);
-	r->scratch = ealigned(batch * each, sizeof *r->scratch);
-	if (o->val)
-		r->exam = open_exam(r);
+	new_trainer(r);
 	if (o->cli.verbose)
 		plan_describe(r->trainer.plan);
-}
-
-static void make_header(struct run *r)
-{
-	r->header = val_copy(r->set.header);
+	r->learner = learner_new(r->net, o->course.opt, o->cli.seed, RNG_INIT);
+	course_ready(&r->course, &r->learner);
+	course_plan(&r->course, o->epochs, o->lr);
+	r->course.last = o->last;
+	r->header = val_copy(s->header);
 	val_put(r->header, "kind", val_str("checkpoint"));
-	history_add(r->header, progname, arguments(r->o));
+	fit_val(r, r->header);
+	history_add(r->header, progname, arguments(o));
+	if (o->state)
+		done = resume(r);
+	emit_kept(r, done);
+	for (int e = done + 1; e <= o->last; e++)
+		one_epoch(r, e);
+	learner_free(&r->learner);
+	trainer_free(&r->trainer);
+	net_free(r->net);
+	val_free(r->header);
 }
 
-static void release(struct run *r)
+static bool wanted(const struct options *o, int place)
 {
-	state_free(&r->state);
-	close_exam(r->exam);
+	for (int i = 0; i < o->nonly; i++)
+		if (o->only[i] == place)
+			return true;
+	return !o->nonly;
+}
+
+/* A member's own epochs and rate. */
+static int draw(const struct options *o, int place, double *lr)
+{
+	struct rng rng = rng_at(o->cli.seed, RNG_FINETUNE, place, 0, 0);
+	int epochs = o->epochs + rng_below(&rng, o->most - o->epochs + 1);
+
+	*lr = o->lr == o->to ? o->lr : exp(rng_range(&rng, log(o->lr), log(o->to)));
+	return epochs;
+}
+
+static bool has_statistics(const struct net *n)
+{
+	for (int i = 0; i < n->nnode; i++)
+		if (n->node[i].op == OP_BN)
+			return true;
+	return false;
+}
+
+/* The learner through its epochs, or its statistics made anew. Returns the "train" of its header. */
+static struct val *tune(struct run *r, int place)
+{
+	const struct options *o = r->o;
+	struct course *c = &r->course;
+	struct val *train = val_map();
+	double start = now(), lr, loss = NAN, acc;
+	int epochs = draw(o, place, &lr);
+	bool anew = !epochs && !o->stale && has_statistics(r->net);
+	char err[ERRLEN], text[32];
+
+	c->member = place + 1;
+	course_ready(c, &r->learner);
+	course_plan(c, epochs, lr);
+	for (int e = 1; e <= epochs; e++)
+		if (course_epoch(c, &r->trainer, &r->learner, e, &loss, err) < 0)
+			die("%s", err);
+	if (anew)
+		course_recalibrate(c, &r->trainer, &r->learner.w);
+	acc = accuracy(r);
+	val_put(train, "epochs", val_int(epochs));
+	if (epochs)
+		val_put(train, "lr", val_f64(lr));
+	put_figure(train, "loss", loss);
+	put_figure(train, "accuracy", acc);
+	if (o->cli.verbose) {
+		progress_done();
+		snprintf(text, sizeof text, isnan(acc) ? "" : ", accuracy %.2f %%", 100 * acc);
+		if (epochs)
+			warn("%s: %d epochs at %.3g, loss %.4f%s, %.1f s", c->who, epochs, lr, loss, text, now() - start);
+		else
+			warn("%s: %s%s, %.1f s", c->who, anew ? "statistics anew" : "as it was", text, now() - start);
+	}
+	cli_log(&o->cli, "member", "place", (double)place, "epochs", (double)epochs, "lr", lr, "loss", loss, "accuracy",
+		acc, "seconds", now() - start, NULL);
+	return train;
+}
+
+/* ck's network, weights and header pass to the run while it is tuned. */
+static void one_member(struct run *r, struct checkpoint *ck, int place, struct val *args)
+{
+	const struct options *o = r->o;
+	char *member = ck->member ? estrdup(ck->member) : member_name(o, o->epochs), err[ERRLEN];
+	struct buf out = { 0 };
+
+	if (imageview_fit(&r->train, ck->header, ck->net->chw, true, err) < 0)
+		die("%s: member %s: %s", o->pool, member, err);
+	r->net = ck->net;
+	r->header = ck->header;
+	r->course.who = member;
+	fit_val(r, ck->header);
+	new_trainer(r);
+	r->learner = learner_from(ck->w, r->net, o->course.opt, o->cli.seed, place);
+	history_add(r->header, progname, val_copy(args));
+	make_checkpoint(r, tune(r, place), &out);
+	if (pool_add(&r->pool, member, out.p, out.len) < 0)
+		die("%s", r->pool.err);
+	ck->w = r->learner.w;
+	optim_free(&r->learner.opt);
 	trainer_free(&r->trainer);
-	learner_free(&r->learner);
-	ws_free(r->ws);
-	net_free(r->net);
-	imageset_free(&r->set);
-	val_free(r->header);
-	free(r->order);
-	free(r->label);
-	free(r->x);
-	free(r->scratch);
+	buf_free(&out);
+	free(member);
+}
+
+static void fine_tune(struct run *r)
+{
+	const struct options *o = r->o;
+	struct val *args = arguments(o), *images = val_map(), *history = val_get(r->train.set.header, "history");
+	struct pool_reader in;
+	struct checkpoint ck;
+	int place, got;
+
+	val_put(images, "xxh3", imageset_digest(&r->train.set));
+	if (history)
+		val_put(images, "history", val_copy(history));
+	val_put(args, "images", images);
+	if (pool_open(&in, o->pool) < 0)
+		die("%s", in.err);
+	for (place = 0; (got = pool_next(&in, &ck)) > 0; place++) {
+		if (wanted(o, place))
+			one_member(r, &ck, place, args);
+		checkpoint_free(&ck);
+	}
+	if (got < 0)
+		die("%s", in.err);
+	for (int i = 0; i < o->nonly; i++)
+		if (o->only[i] >= place)
+			die("%s: no member at place %d, the last is at %d", o->pool, o->only[i], place - 1);
+	pool_close(&in);
+	val_free(args);
 }
 
 int main(int argc, char **argv)
 {
-	struct options o = {
-		.opt = OPT_SGD, .batch = 128, .lr = NAN, .wd = NAN, .momentum = 0.9, .sched = "cosine",
-		.aug = { .crop = TRAIN_PAD, .pad = 4, .flip = 0.5 }
-	};
+	struct options o = { .course = COURSE_DEFAULTS };
 	struct run r = { .o = &o };
-	int done = 0;
 
 	progname = "train-ckpt";
 	parse(&o, argc, argv);
 	if (pool_create(&r.pool, o.cli.out) < 0)
 		die("%s", r.pool.err);
-	read_images(NULL, &r.set);
-	prepare(&r);
-	make_header(&r);
-	o.rate.warmup *= r.steps;
-	o.rate.step_every *= r.steps;
-	if (o.state)
-		done = resume(&r);
-	emit_kept(&r, done);
-	for (int e = done + 1; e <= o.last; e++)
-		one_epoch(&r, e);
+	read_images(&r);
+	r.ws = ws_new();
+	r.course = course_new(&o.course, o.cli.seed, imageview_source(&r.train));
+	if (o.pool)
+		fine_tune(&r);
+	else
+		from_scratch(&r);
 	progress_done();
 	if (pool_finish(&r.pool) < 0)
 		die("%s", r.pool.err);
-	release(&r);
+	state_free(&r.state);
+	imageview_free(&r.train);
+	if (o.val)
+		imageview_free(&r.val);
+	course_free(&r.course);
+	ws_free(r.ws);
 	free(o.kept);
+	free(o.only);
 	return 0;
 }

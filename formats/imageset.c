@@ -1,6 +1,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "imageset.h"
 #include "images.h"
@@ -208,4 +209,16 @@ float *imageset_all(const struct imageset *s)
 	for (int64_t i = 0; i < s->n; i++)
 		imageset_get(s, i, &s->norm, x + i * each);
 	return x;
+}
+
+struct val *imageset_digest(const struct imageset *s)
+{
+	size_t count = (size_t)s->n * s->c * s->h * s->w;
+	XXH64_hash_t pixels = s->u8 ? XXH3_64bits(s->u8, count) : XXH3_64bits(s->f32, count * sizeof *s->f32);
+	XXH64_hash_t labels = XXH3_64bits_withSeed(s->label, s->n * sizeof *s->label, pixels);
+	char *hex = eprintf_str("%016llx%016llx", (unsigned long long)pixels, (unsigned long long)labels);
+	struct val *v = val_str(hex);
+
+	free(hex);
+	return v;
 }

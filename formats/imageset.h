@@ -26,6 +26,8 @@ int imageset_read(struct ts_reader *r, struct imageset *s);
 void imageset_free(struct imageset *s);
 /* Image i as floats in normalisation `to` (C,H,W). */
 void imageset_get(const struct imageset *s, int64_t i, const struct norm *to, float *out);
+/* A string that two sets of other pixels or labels never share. */
+struct val *imageset_digest(const struct imageset *s);
 /* All of them in their own normalisation: (N,C,H,W), the caller's to free. */
 float *imageset_all(const struct imageset *s);
 

@@ -1,7 +1,9 @@
 #include "state.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "header.h"
 
@@ -115,5 +117,49 @@ int state_read(struct state *s, const char *path, char err[ERRLEN])
 		fail(err, "%s", r.err);
 		state_free(s);
 	}
+	return rc;
+}
+
+/* The arguments of a header's last history entry. */
+static const struct val *last_args(const struct val *header)
+{
+	const struct val *list = val_get(header, "history");
+
+	return list && list->type == V_LIST && list->list.len ? val_get(list->list.item[list->list.len - 1], "args") : NULL;
+}
+
+static int check_same(const struct val *was, const struct val *mine, const char *path, char err[ERRLEN])
+{
+	const struct val *a = last_args(val_get(mine, "checkpoint")), *b = last_args(val_get(was, "checkpoint")), *p;
+
+	for (size_t i = 0; a && i < a->map.len; i++) {
+		p = val_get(b, a->map.key[i]);
+		if (!p || !val_equal(a->map.item[i], p))
+			return fail(err, "%s: of a run with another %s; remove it to start anew", path, a->map.key[i]);
+	}
+	for (size_t i = 0; i < mine->map.len; i++) {
+		p = val_get(was, mine->map.key[i]);
+		if (!p || !val_equal(mine->map.item[i], p))
+			return fail(err, "%s: of a run on other images; remove it to start anew", path);
+	}
+	return 0;
+}
+
+int state_resume(struct state *s, const char *path, struct val *mine, char err[ERRLEN])
+{
+	int rc = 1;
+
+	if (access(path, F_OK) < 0 && errno == ENOENT) {
+		*s = state_new();
+		for (size_t i = 0; i < mine->map.len; i++)
+			val_put(s->header, mine->map.key[i], val_copy(mine->map.item[i]));
+		rc = 0;
+	} else if (state_read(s, path, err) < 0)
+		rc = -1;
+	else if (check_same(s->header, mine, path, err) < 0) {
+		state_free(s);
+		rc = -1;
+	}
+	val_free(mine);
 	return rc;
 }

@@ -22,5 +22,9 @@ const void *state_get(const struct state *s, const char *name, size_t n);
 
 int state_write(const struct state *s, const char *path, char err[ERRLEN]); /* atomic */
 int state_read(struct state *s, const char *path, char err[ERRLEN]);
+/* To go on: mine (a map, taken over) says what makes the run the same one, under "checkpoint" the header of its
+ * checkpoints. 1: s is the state at path, and agrees; 0: there is none, s is a new one with mine; -1 and err, which
+ * names the argument in which the other run differs. */
+int state_resume(struct state *s, const char *path, struct val *mine, char err[ERRLEN]);
 
 #endif

@@ -7,10 +7,20 @@
 
 struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed, enum purpose_id purpose)
 {
-	struct learner l = { .w = weights_new(net), .opt = optim_new(kind, net->ntheta) };
+	struct learner l = { .w = weights_new(net), .opt = optim_new(kind, net->ntheta), .draws = seed };
+	struct rng r = rng_at(seed, RNG_STUDENT, 0, 0, 2);
 
 	net_init(net, &l.w, seed, purpose);
+	if (purpose == RNG_STUDENT) /* not those of the teacher of its seed */
+		l.draws = rng_u32(&r);
 	return l;
+}
+
+struct learner learner_from(struct weights w, const struct net *net, enum optim_kind kind, uint32_t seed, uint32_t member)
+{
+	struct rng r = rng_at(seed, RNG_FINETUNE, member, 0, 1);
+
+	return (struct learner){ .w = w, .opt = optim_new(kind, net->ntheta), .draws = rng_u32(&r) };
 }
 
 void learner_free(struct learner *l)
@@ -49,6 +59,7 @@ double train_step(struct trainer *t, struct learner *l, int n, const float *imag
 
 	plan_bind(t->plan, t->ws);
 	plan_load(t->plan, &l->w);
+	plan_draws(t->plan, l->draws, l->steps);
 	plan_forward(t->plan, n, images, t->logits);
 	value = loss(data, t->logits, n, t->net->nclass, t->dlogits);
 	if (!isfinite(value))
@@ -56,6 +67,7 @@ double train_step(struct trainer *t, struct learner *l, int n, const float *imag
 	plan_backward(t->plan, n, t->dlogits, NULL, t->dtheta);
 	plan_update_running(t->plan, n, &l->w, BN_MOMENTUM);
 	optim_step(&l->opt, l->w.theta, t->dtheta, lr, l->decay, NULL, NULL);
+	l->steps++;
 	return value;
 }
 
@@ -112,10 +124,10 @@ char *trainaug_crop_name(const struct trainaug *a)
 }
 
 /* The draws of an image come in a fixed order, each of them only where it is asked for. */
-void trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, float *out, float *in,
-    int c, int h, int w)
+void trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, uint32_t member, float *out,
+    float *in, int c, int h, int w)
 {
-	struct rng r = rng_at(seed, RNG_TRAINAUG, epoch, image, 0);
+	struct rng r = rng_at(seed, RNG_TRAINAUG, epoch, image, member);
 	size_t bytes = sizeof(float) * c * h * w;
 	struct view v = VIEW_IDENTITY(h, w);
 	struct dsa d;

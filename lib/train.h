@@ -18,9 +18,13 @@ struct learner {
 	struct weights w;
 	struct optim opt;
 	const unsigned char *decay; /* (ntheta), borrowed: 0 where there is no weight decay; NULL: everywhere */
+	uint32_t draws;             /* seed of dropout and stochastic depth; their step: */
+	uint32_t steps;             /* taken in all, whatever became of the optimiser */
 };
 /* A fresh one: net_init() from seed and purpose. The optimiser's figures are the caller's to change before the first step. */
 struct learner learner_new(const struct net *net, enum optim_kind kind, uint32_t seed, enum purpose_id purpose);
+/* One that goes on from w, which is taken over: the member of that place in a pool (from 0). */
+struct learner learner_from(struct weights w, const struct net *net, enum optim_kind kind, uint32_t seed, uint32_t member);
 void learner_free(struct learner *l);
 
 struct trainer {
@@ -58,8 +62,9 @@ struct trainaug {
 int trainaug_crop(struct trainaug *a, const char *spec, char err[ERRLEN]);
 /* The inverse, for histories; the caller's to free. */
 char *trainaug_crop_name(const struct trainaug *a);
-/* out (C,H,W) = in (C,H,W), which is scratch afterwards, under the draws of that image in that epoch (from 0). */
-void trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, float *out, float *in,
-    int c, int h, int w);
+/* out (C,H,W) = in (C,H,W), which is scratch afterwards, under the draws of that image in that epoch (from 0). member: 0,
+ * or which one of several networks that are trained under one seed (from 1). */
+void trainaug_apply(const struct trainaug *a, uint32_t seed, uint32_t epoch, uint32_t image, uint32_t member, float *out,
+    float *in, int c, int h, int w);
 
 #endif

@@ -1,0 +1,203 @@
+#include "course.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "loss.h"
+
+const char *const course_opt_name[] = { [OPT_SGD] = "sgd", [OPT_ADAM] = "adam", [OPT_ADAMW] = "adamw" };
+
+static enum optim_kind parse_opt(const char *s)
+{
+	for (size_t i = 0; i < LEN(course_opt_name); i++)
+		if (!strcmp(course_opt_name[i], s))
+			return i;
+	usage("--opt %s: sgd, adam or adamw expected", s);
+}
+
+bool course_option(struct course_opts *o, int opt, const char *arg)
+{
+	struct schedule s;
+	char err[ERRLEN];
+
+	switch (opt) {
+	case 'b': o->batch = eint("-b", arg, 1, 1 << 20); break;
+	case COURSE_OPT: o->opt = parse_opt(arg); break;
+	case COURSE_MOMENTUM: o->momentum = ereal("--momentum", arg, 0, 1); break;
+	case COURSE_NESTEROV: o->nesterov = true; break;
+	case COURSE_WD: o->wd = ereal("--wd", arg, 0, 1e6); break;
+	case COURSE_SCHED:
+		if (schedule_parse(&s, arg, 1, err) < 0)
+			usage("--sched: %s", err);
+		o->sched = arg;
+		break;
+	case COURSE_CROP:
+		if (trainaug_crop(&o->aug, arg, err) < 0)
+			usage("--crop: %s", err);
+		break;
+	case COURSE_FLIP: o->aug.flip = ereal("--flip", arg, 0, 1); break;
+	case COURSE_DSA:
+		if (!(o->aug.dsa = dsa_parse(arg, err)))
+			usage("--dsa: %s", err);
+		o->dsa = arg;
+		break;
+	default: return false;
+	}
+	return true;
+}
+
+void course_settle(struct course_opts *o)
+{
+	if (isnan(o->wd))
+		o->wd = o->opt == OPT_SGD ? 1e-4 : o->opt == OPT_ADAM ? 0 : 0.01;
+}
+
+double course_peak(enum optim_kind opt)
+{
+	return opt == OPT_SGD ? 0.1 : 1e-3;
+}
+
+static size_t each(const struct source *s)
+{
+	return (size_t)s->chw[0] * s->chw[1] * s->chw[2];
+}
+
+struct course course_new(const struct course_opts *o, uint32_t seed, struct source images)
+{
+	struct course c = { .o = o, .seed = seed, .images = images, .batch = MIN(o->batch, images.n) };
+
+	c.steps = (images.n + c.batch - 1) / c.batch;
+	c.order = ecalloc(images.n, sizeof *c.order);
+	c.label = ecalloc(c.batch, sizeof *c.label);
+	c.x = ealigned(c.batch * each(&images), sizeof *c.x);
+	c.scratch = ealigned(c.batch * each(&images), sizeof *c.scratch);
+	return c;
+}
+
+void course_free(struct course *c)
+{
+	free(c->order);
+	free(c->label);
+	free(c->x);
+	free(c->scratch);
+}
+
+void course_plan(struct course *c, int epochs, double lr)
+{
+	char err[ERRLEN];
+
+	schedule_parse(&c->rate, c->o->sched, lr, err); /* checked on the command line */
+	c->rate.warmup *= c->steps;
+	c->rate.step_every *= c->steps;
+	c->epochs = c->last = epochs;
+}
+
+void course_ready(const struct course *c, struct learner *l)
+{
+	l->opt.momentum = c->o->momentum;
+	l->opt.nesterov = c->o->nesterov;
+	l->opt.weight_decay = c->o->wd;
+}
+
+static void shuffle(struct course *c, int epoch)
+{
+	struct rng rng = rng_at(c->seed, RNG_SHUFFLE, epoch - 1, 0, c->member);
+
+	rng_permute(&rng, c->order, c->images.n);
+}
+
+/* Images order[from..from+n) under this epoch's draws, and their labels. Returns n. */
+static int fill_batch(struct course *c, int epoch, int64_t from)
+{
+	const struct source *s = &c->images;
+	int n = MIN(c->batch, s->n - from);
+
+	#pragma omp parallel for num_threads(get_threads())
+	for (int i = 0; i < n; i++) {
+		int64_t image = c->order[from + i];
+		float *in = c->scratch + i * each(s), *out = c->x + i * each(s);
+
+		s->get(s->set, image, in);
+		trainaug_apply(&c->o->aug, c->seed, epoch - 1, image, c->member, out, in, s->chw[0], s->chw[1], s->chw[2]);
+		c->label[i] = s->label[image];
+	}
+	return n;
+}
+
+int course_epoch(struct course *c, struct trainer *t, struct learner *l, int epoch, double *loss, char err[ERRLEN])
+{
+	int64_t total = c->steps * c->epochs;
+
+	shuffle(c, epoch);
+	*loss = 0;
+	for (int64_t s = 0; s < c->steps; s++) {
+		int64_t at = (epoch - 1) * c->steps + s;
+		int n = fill_batch(c, epoch, s * c->batch);
+		double now = train_step(t, l, n, c->x, train_ce, c->label, schedule_rate(&c->rate, at, total));
+		char text[128];
+
+		if (!isfinite(now))
+			return fail(err, "%s%sepoch %d, step %lld: loss is not finite", c->who ? c->who : "", c->who ? ": " : "",
+			    epoch, (long long)s + 1);
+		*loss += now * n;
+		snprintf(text, sizeof text, "%s%sepoch %d, loss %.4f", c->who ? c->who : "", c->who ? ", " : "", epoch, now);
+		progress("steps", at + 1, c->steps * c->last, text);
+	}
+	*loss /= c->images.n;
+	return 0;
+}
+
+/* What torch.optim.swa_utils.update_bn does. */
+void course_recalibrate(struct course *c, struct trainer *t, struct weights *w)
+{
+	const struct net *net = t->net;
+
+	for (int i = 0; i < net->nparam; i++) {
+		const struct param *p = &net->param[i];
+		float *v = weights_param(net, w, i);
+
+		for (size_t j = 0; (p->role == P_MEAN || p->role == P_VAR) && j < p->count; j++)
+			v[j] = p->role == P_VAR;
+	}
+	shuffle(c, 1);
+	plan_bind(t->plan, t->ws);
+	plan_load(t->plan, w);
+	for (int64_t s = 0; s < c->steps; s++) {
+		int n = fill_batch(c, 1, s * c->batch);
+
+		plan_forward(t->plan, n, c->x, t->logits);
+		plan_update_running(t->plan, n, w, 1.0 / (s + 1));
+		progress("batches", s + 1, c->steps, c->who);
+	}
+}
+
+int course_measure(const struct source *s, const struct net *net, const struct weights *w, struct workspace *ws,
+    double *accuracy, char err[ERRLEN])
+{
+	int batch = MIN(100, s->n);
+	struct plan *p = plan_new(net, (struct plan_opts){ .purpose = PLAN_EVAL, .batch = batch }, err);
+	int64_t right = 0;
+	float *x, *logits;
+
+	if (!p)
+		return -1;
+	x = ealigned(batch * each(s), sizeof *x);
+	logits = ealigned((size_t)batch * net->nclass, sizeof *logits);
+	plan_bind(p, ws);
+	plan_load(p, w);
+	for (int64_t from = 0; from < s->n; from += batch) {
+		int n = MIN(batch, s->n - from);
+
+		#pragma omp parallel for num_threads(get_threads())
+		for (int i = 0; i < n; i++)
+			s->get(s->set, from + i, x + i * each(s));
+		plan_forward(p, n, x, logits);
+		right += count_correct(logits, s->label + from, n, net->nclass);
+	}
+	*accuracy = (double)right / s->n;
+	plan_free(p);
+	free(x);
+	free(logits);
+	return 0;
+}
