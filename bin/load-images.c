@@ -1,5 +1,4 @@
 /* load-images(1): folders, tars, IDX and CIFAR files -> images */
-#include <errno.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +11,7 @@
 #include "../formats/header.h"
 #include "../formats/images.h"
 #include "../formats/tstream.h"
+#include "../lib/args.h"
 #include "../lib/rng.h"
 
 static const char help[] =
@@ -61,15 +61,8 @@ struct set {
 
 static int parse_list(const char *what, const char *s, double lo, double *out)
 {
-	char *list = estrdup(s), *p = list, *t;
-	int n = 0;
+	int n = ereals(what, s, lo, 1, out, 3);
 
-	while ((t = strsep(&p, ","))) {
-		if (n == 3)
-			usage("%s %s: more than three channels", what, s);
-		out[n++] = ereal(what, t, lo, 1);
-	}
-	free(list);
 	if (n == 2)
 		usage("%s %s: one number or three expected", what, s);
 	return n;
@@ -109,49 +102,6 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("--mean and --std go together, with as many numbers");
 }
 
-static void add_name(char ***names, int *n, const char *s)
-{
-	if (!*s)
-		usage("--classes: an empty name");
-	for (int i = 0; i < *n; i++)
-		if (!strcmp((*names)[i], s))
-			usage("--classes: %s stands there twice", s);
-	*names = erealloc(*names, *n + 1, sizeof **names);
-	(*names)[(*n)++] = estrdup(s);
-}
-
-/* The names in --classes; in a file a name may have commas. */
-static char **class_list(const char *arg, int *n)
-{
-	char **names = NULL, *line = NULL;
-	size_t cap = 0;
-
-	*n = 0;
-	if (*arg == '@') {
-		FILE *fp = fopen(arg + 1, "r");
-
-		if (!fp)
-			die("%s:", arg + 1);
-		while (errno = 0, getline(&line, &cap, fp) > 0) {
-			line[strcspn(line, "\r\n")] = '\0';
-			add_name(&names, n, line);
-		}
-		if (ferror(fp))
-			die("%s:", arg + 1);
-		fclose(fp);
-	} else {
-		char *list = estrdup(arg), *p = list, *t;
-
-		while ((t = strsep(&p, ",")))
-			add_name(&names, n, t);
-		free(list);
-	}
-	free(line);
-	if (!*n)
-		die("%s: no class names in it", arg + 1);
-	return names;
-}
-
 /* label[i] = the stream's label of the source's class i, -1: left out. Sets the set's classes. */
 static int *choose_classes(struct set *set, const struct source *src, const char *arg)
 {
@@ -167,7 +117,7 @@ static int *choose_classes(struct set *set, const struct source *src, const char
 		}
 		return label;
 	}
-	want = class_list(arg, &n);
+	want = enames("--classes", arg, &n);
 	if (!src->named && n < src->nclass)
 		die("--classes: %d names for labels up to %d", n, src->nclass - 1);
 	for (int i = 0; i < src->nclass; i++)

@@ -1,0 +1,64 @@
+#include "args.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util.h"
+
+static void add_name(const char *what, char ***names, int *n, const char *s)
+{
+	if (!*s)
+		usage("%s: an empty name", what);
+	for (int i = 0; i < *n; i++)
+		if (!strcmp((*names)[i], s))
+			usage("%s: %s stands there twice", what, s);
+	*names = erealloc(*names, *n + 1, sizeof **names);
+	(*names)[(*n)++] = estrdup(s);
+}
+
+char **enames(const char *what, const char *arg, int *n)
+{
+	char **names = NULL, *line = NULL;
+	size_t cap = 0;
+
+	*n = 0;
+	if (*arg == '@') {
+		FILE *fp = fopen(arg + 1, "r");
+
+		if (!fp)
+			die("%s:", arg + 1);
+		while (errno = 0, getline(&line, &cap, fp) > 0) {
+			line[strcspn(line, "\r\n")] = '\0';
+			add_name(what, &names, n, line);
+		}
+		if (ferror(fp))
+			die("%s:", arg + 1);
+		fclose(fp);
+		free(line);
+		if (!*n)
+			die("%s: no names in it", arg + 1);
+	} else {
+		char *list = estrdup(arg), *p = list, *t;
+
+		while ((t = strsep(&p, ",")))
+			add_name(what, &names, n, t);
+		free(list);
+	}
+	return names;
+}
+
+int ereals(const char *what, const char *arg, double lo, double hi, double *out, int max)
+{
+	char *list = estrdup(arg), *p = list, *t;
+	int n = 0;
+
+	while ((t = strsep(&p, ","))) {
+		if (n == max)
+			usage("%s %s: more than %d numbers", what, arg, max);
+		out[n++] = ereal(what, t, lo, hi);
+	}
+	free(list);
+	return n;
+}

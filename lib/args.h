@@ -1,0 +1,11 @@
+/* Option arguments that are lists. As eint() and ereal(), these end the program with one line when there is none. */
+#ifndef ARGS_H
+#define ARGS_H
+
+/* Names between commas, or @FILE: a name a line, which may have commas in it. At least one, none empty, none twice. */
+char **enames(const char *what, const char *arg, int *n);
+
+/* One to max numbers in [lo, hi] between commas; how many. */
+int ereals(const char *what, const char *arg, double lo, double hi, double *out, int max);
+
+#endif
