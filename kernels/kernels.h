@@ -2,7 +2,8 @@
  *
  * Arguments: outputs, inputs, sizes. Feature maps are blocked, (CB,H,W,8) with CB = ceil(C/8) and zeros in the channels
  * beyond C; per-channel arrays are padded to 8*CB with zeros. Every call takes one image (winograd: n) and runs on the
- * calling thread; nothing here allocates. Each kernel has a plain double reference in tests/ref.h.
+ * calling thread; nothing here allocates. Each kernel has a plain double reference in
+ * tests/ref.h, or is part of a net that t_ops compares with one.
  */
 #ifndef KERNELS_H
 #define KERNELS_H
@@ -40,6 +41,12 @@ struct kernels {
 	void (*image_dgrad)(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k,
 	    int stride, int pad);
 
+	/* Any k x k convolution: y (KB,oh,ow,8) from x, blocked or plain (C,ih,iw), w (KB,k,k,C,8), bias (KB*8) or NULL. Its
+	 * gradient dx (CB,ih,iw,8), written, from dy (OB,oh,ow,8), w (CB,k,k,O,8); o real channels. */
+	void (*conv)(float *y, const float *x, const float *w, const float *bias, int c, int ih, int iw, bool plain, int kb,
+	    int oh, int ow, int k, int stride, int pad);
+	void (*conv_dgrad)(float *dx, const float *dy, const float *w, int cb, int ih, int iw, int o, int oh, int ow, int k,
+	    int stride, int pad);
 	/* Weight gradient dw (KB,C,k,k,8) += of a k x k convolution from x, blocked or plain (C,ih,iw), and dy (KB,oh,ow,8). */
 	void (*conv_wgrad)(float *dw, const float *x, const float *dy, int c, int ih, int iw, bool plain, int kb, int oh,
 	    int ow, int k, int stride, int pad);

@@ -13,7 +13,7 @@
 #include "util.h"
 
 struct conv_shape {
-	int ic, ih, iw, oc, oh, ow, k, stride, pad, groups;
+	int ic, ih, iw, oc, oh, ow, k, stride, pad;
 	bool plain_src;
 };
 
@@ -24,12 +24,13 @@ enum { CONV_FWD = 1, CONV_DGRAD = 2, CONV_WGRAD = 4 };
 
 /* oneDNN: lib/onednn.c is the one file that knows it. */
 struct dnn_conv;
-/* want: a set of CONV_…; wgrad_batch: images that one dnn_conv_wgrad of a full chunk takes. */
-struct dnn_conv *dnn_conv_new(const struct conv_shape *s, int want, int wgrad_batch, char err[ERRLEN]);
+/* want: a set of CONV_…; wgrad_batch: images that one dnn_conv_wgrad of a full chunk takes. Returns the set of those that
+ * oneDNN has fast code for: the others do not exist. */
+int dnn_conv_new(struct dnn_conv **out, const struct conv_shape *s, int want, int wgrad_batch);
 void dnn_conv_free(struct dnn_conv *c);
 size_t dnn_conv_weights(const struct dnn_conv *c, int dir); /* floats of prepared weights or of a weight gradient */
-void dnn_conv_prepare(struct dnn_conv *c, int dir, float *out, const float *w /* (O,I/groups,k,k) */);
-void dnn_conv_unprepare(struct dnn_conv *c, float *dw /* (O,I/groups,k,k) */, const float *in); /* of WGRAD */
+void dnn_conv_prepare(struct dnn_conv *c, int dir, float *out, const float *w /* (O,I,k,k) */);
+void dnn_conv_unprepare(struct dnn_conv *c, float *dw /* (O,I,k,k) */, const float *in); /* of WGRAD */
 /* One image. bias (oc padded to 8) may be NULL only if the shape was always run so. */
 void dnn_conv_forward(struct dnn_conv *c, int tid, float *y, const float *x, const float *w, const float *bias);
 void dnn_conv_dgrad(struct dnn_conv *c, int tid, float *dx, const float *dy, const float *w);

@@ -72,6 +72,10 @@ static void f_head(const struct pass *q, const struct stage *s, int i0, int i1)
 		for (int i = i0; i < i1; i++)
 			cpu->k->dw_conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, e->cp / 8, h->shape.ih, h->shape.iw,
 			    h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
+	else if (s->head >= 0 && h->own_fwd)
+		for (int i = i0; i < i1; i++)
+			cpu->k->conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, h->shape.ic, h->shape.ih, h->shape.iw,
+			    h->shape.plain_src, e->cp / 8, h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
 	else if (s->head >= 0)
 		for (int i = i0; i < i1; i++)
 			dnn_conv_forward(h->dnn, q->tid, at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias);
@@ -297,6 +301,8 @@ static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 		const struct conv_shape *c = &h->shape;
 		if (h->depthwise)
 			cpu->k->dw_dgrad(gin, dx, h->dgrad, pad8(c->oc) / 8, c->ih, c->iw, c->oh, c->ow, c->k, c->stride, c->pad);
+		else if (h->own_dgrad)
+			cpu->k->conv_dgrad(gin, dx, h->dgrad, pad8(c->ic) / 8, c->ih, c->iw, c->oc, c->oh, c->ow, c->k, c->stride, c->pad);
 		else if (h->image_dgrad)
 			cpu->k->image_dgrad(gin, dx, h->dgrad, c->ic, c->ih, c->iw, pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
 		else

@@ -13,8 +13,9 @@
 struct head {
 	struct conv_shape shape;
 	int groups;                   /* of a grouped convolution that runs as a dense one, else 1 */
-	bool depthwise, wino_fwd, wino_dgrad, image_dgrad, wino_wgrad, own_wgrad; /* our kernels; else oneDNN */
-	struct dnn_conv *dnn;         /* whatever Winograd and image_dgrad leave over; NULL: nothing */
+	/* Our kernels; else oneDNN. own: the direct ones, where that has no fast code. */
+	bool depthwise, wino_fwd, wino_dgrad, image_dgrad, wino_wgrad, own_fwd, own_dgrad, own_wgrad;
+	struct dnn_conv *dnn;         /* whatever our kernels leave over; NULL: nothing */
 	float *fwd, *dgrad, *bias;    /* bias padded to 8, zeros where the node has none */
 	float **dw;                   /* TRAIN: weight gradients, one a thread, in the implementation's layout */
 	float **db;                   /* TRAIN: bias gradients */

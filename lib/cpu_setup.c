@@ -36,7 +36,7 @@ int cpu_chunk(const struct plan *p)
 
 static bool winograd_fits(const struct conv_shape *s, int pad)
 {
-	return s->k == 3 && s->stride == 1 && s->groups == 1 && !s->plain_src && pad >= 0 && pad <= 2;
+	return s->k == 3 && s->stride == 1 && !s->plain_src && pad >= 0 && pad <= 2;
 }
 
 /* Every channel has a filter of its own. */
@@ -60,10 +60,9 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	const struct node *n = &p->net->node[s->head], *src = &p->net->node[n->in[0]];
 	bool dgrad = p->opts.purpose == PLAN_SYNTH || (p->opts.purpose == PLAN_TRAIN && stage_needs_gin(p, s));
 	struct head *h = &e->head;
-	char why[ERRLEN];
 	int want = 0;
 
-	h->shape = (struct conv_shape){ src->c, src->h, src->w, n->c, n->h, n->w, n->k, n->stride, n->pad, 1,
+	h->shape = (struct conv_shape){ src->c, src->h, src->w, n->c, n->h, n->w, n->k, n->stride, n->pad,
 		node_layout(p->net, n->in[0]) == PLAIN };
 	h->groups = n->groups;
 	if (n->groups > 1 && n->groups == n->c && n->groups == src->c && !h->shape.plain_src) {
@@ -76,19 +75,21 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	h->wino_fwd = winograd_fits(&h->shape, n->pad);
 	h->wino_dgrad = dgrad && winograd_fits(&h->shape, 2 - n->pad);
 	h->image_dgrad = dgrad && h->shape.plain_src;
+	h->wino_wgrad = p->opts.purpose == PLAN_TRAIN && h->wino_fwd;
 	want |= h->wino_fwd ? 0 : CONV_FWD;
 	want |= dgrad && !h->wino_dgrad && !h->image_dgrad ? CONV_DGRAD : 0;
-	h->wino_wgrad = p->opts.purpose == PLAN_TRAIN && h->wino_fwd;
-	if (p->opts.purpose == PLAN_TRAIN && !h->wino_wgrad &&
-	    !(h->dnn = dnn_conv_new(&h->shape, want | CONV_WGRAD, p->chunk, why)))
-		h->own_wgrad = true;
-	if (want && !h->dnn && !(h->dnn = dnn_conv_new(&h->shape, want, p->chunk, why)))
-		return fail(err, "node %s: %s", n->name, why);
-	h->fwd = ealigned(h->wino_fwd ? wino_filter_floats(src->c, n->c) : dnn_conv_weights(h->dnn, CONV_FWD), 4);
+	want |= p->opts.purpose == PLAN_TRAIN && !h->wino_wgrad ? CONV_WGRAD : 0;
+	int have = want ? dnn_conv_new(&h->dnn, &h->shape, want, p->chunk) : 0;
+	h->own_fwd = want & ~have & CONV_FWD;
+	h->own_dgrad = want & ~have & CONV_DGRAD;
+	h->own_wgrad = want & ~have & CONV_WGRAD;
+	size_t direct = (size_t)MAX(pad8(n->c), pad8(src->c)) * MAX(n->c, src->c) * n->k * n->k;
+	h->fwd = ealigned(h->wino_fwd ? wino_filter_floats(src->c, n->c) : h->own_fwd ? direct
+	    : dnn_conv_weights(h->dnn, CONV_FWD), 4);
 	if (h->wino_dgrad)
 		h->dgrad = ealigned(wino_filter_floats(n->c, src->c), 4);
-	else if (h->image_dgrad)
-		h->dgrad = ealigned((size_t)pad8(n->c) * src->c * n->k * n->k, 4);
+	else if (h->image_dgrad || h->own_dgrad)
+		h->dgrad = ealigned(direct, 4);
 	else if (dgrad)
 		h->dgrad = ealigned(dnn_conv_weights(h->dnn, CONV_DGRAD), 4);
 	h->bias = ealigned(pad8(n->c), 4);
@@ -96,8 +97,9 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 		h->ndw = h->wino_wgrad || h->own_wgrad ? (size_t)pad8(n->c) * src->c * n->k * n->k
 		    : dnn_conv_weights(h->dnn, CONV_WGRAD);
 	const char *isa = ((struct cpu *)p->be_data)->k->isa;
-	snprintf(h->impl, sizeof h->impl, "%s%s", h->wino_fwd ? "winograd:" : dnn_conv_impl(h->dnn, CONV_FWD),
-	    h->wino_fwd ? isa : "");
+	bool own = h->wino_fwd || h->own_fwd;
+	snprintf(h->impl, sizeof h->impl, "%s%s%s", h->wino_fwd ? "winograd:" : h->own_fwd ? "direct:"
+	    : dnn_conv_impl(h->dnn, CONV_FWD), own ? isa : "", h->own_dgrad ? " (gradient direct)" : "");
 	return 0;
 }
 
@@ -277,6 +279,17 @@ static float *dense_weights(const struct head *h, const float *w)
 	return dense;
 }
 
+/* (O,I,k,k) -> (OB,k,k,I,8), or with `inputs` in the lanes (IB,k,k,O,8). */
+static void block_filters(float *to, const float *w, int oc, int ic, int kk, bool inputs)
+{
+	for (int o = 0; o < oc; o++)
+		for (int i = 0; i < ic; i++)
+			for (int t = 0; t < kk; t++) {
+				int lane = inputs ? i : o, other = inputs ? o : i, others = inputs ? oc : ic;
+				to[(((size_t)(lane / 8) * kk + t) * others + other) * 8 + lane % 8] = w[((size_t)o * ic + i) * kk + t];
+			}
+}
+
 static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 {
 	const struct conv_shape *s = &h->shape;
@@ -287,17 +300,15 @@ static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 	}
 	if (h->wino_fwd)
 		cpu->k->wino_filter(h->fwd, w, s->ic, s->oc, false);
+	else if (h->own_fwd)
+		block_filters(h->fwd, w, s->oc, s->ic, s->k * s->k, false);
 	else
 		dnn_conv_prepare(h->dnn, CONV_FWD, h->fwd, w);
 	if (h->wino_dgrad)
 		cpu->k->wino_filter(h->dgrad, w, s->oc, s->ic, true);
-	else if (h->image_dgrad) {
-		for (int o = 0; o < s->oc; o++)
-			for (int i = 0; i < s->ic; i++)
-				for (int t = 0; t < s->k * s->k; t++)
-					h->dgrad[(((size_t)(o / 8) * s->k * s->k + t) * s->ic + i) * 8 + o % 8] =
-					    w[((size_t)o * s->ic + i) * s->k * s->k + t];
-	} else if (h->dgrad)
+	else if (h->image_dgrad || h->own_dgrad)
+		block_filters(h->dgrad, w, s->oc, s->ic, s->k * s->k, h->own_dgrad);
+	else if (h->dgrad)
 		dnn_conv_prepare(h->dnn, CONV_DGRAD, h->dgrad, w);
 }
 

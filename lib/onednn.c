@@ -30,7 +30,8 @@ struct primitive {
 };
 
 struct dnn_conv {
-	struct conv_shape s;
+	struct conv_shape s;       /* channels, the image's excepted, rounded up to 8: what oneDNN's fast code likes best */
+	int ic, oc;                /* as the weights have them */
 	int border;                /* zeros put around an image first: oneDNN's fast code pads by less than the kernel */
 	float *bordered[MAX_THREADS];
 	int wgrad_batch;
@@ -47,12 +48,9 @@ static void check(dnnl_status_t s, const char *what)
 		die("oneDNN: %s failed (status %d)", what, s);
 }
 
-static bool allow_slow; /* plain: oneDNN's references are as plain as asked for */
-
 void dnn_pin(const char *isa)
 {
-	allow_slow = !strcmp(isa, "plain");
-	dnnl_set_max_cpu_isa(allow_slow ? dnnl_cpu_isa_sse41 : !strcmp(isa, "avx2") ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_avx512_core);
+	dnnl_set_max_cpu_isa(!strcmp(isa, "plain") ? dnnl_cpu_isa_sse41 : !strcmp(isa, "avx2") ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_avx512_core);
 }
 
 static void start(void)
@@ -108,12 +106,11 @@ static dnnl_memory_t memory(query_desc md, void *p)
 	return m;
 }
 
-static desc weights_desc(const struct conv_shape *s, dnnl_format_tag_t tag, dnnl_format_tag_t grouped_tag)
+static desc weights_desc(const struct conv_shape *s, dnnl_format_tag_t tag)
 {
-	dnnl_dims_t one = { s->oc, s->ic, s->k, s->k };
-	dnnl_dims_t grouped = { s->groups, s->oc / s->groups, s->ic / s->groups, s->k, s->k };
+	dnnl_dims_t dims = { s->oc, s->ic, s->k, s->k };
 
-	return s->groups == 1 ? describe(4, one, tag) : describe(5, grouped, grouped_tag);
+	return describe(4, dims, tag);
 }
 
 /* A primitive descriptor of one direction; hint: that of the forward one, for the others. */
@@ -148,8 +145,9 @@ static dnnl_status_t describe_conv(dnnl_primitive_desc_t *pd, int dir, dnnl_prim
 #endif
 }
 
-/* One direction for n images. Layouts of features are fixed, that of weights is oneDNN's choice. */
-static int make(struct primitive *p, const struct conv_shape *s, int dir, int n, char err[ERRLEN])
+/* One direction for n images. Layouts of features are fixed, that of weights is oneDNN's choice. False where it would run
+ * its reference, or nothing at all. */
+static bool make(struct primitive *p, const struct conv_shape *s, int dir, int n)
 {
 	bool image_gradient = dir == CONV_DGRAD && s->plain_src;
 	dnnl_dims_t src = { n, s->ic, s->ih, s->iw }, dst = { n, s->oc, s->oh, s->ow }, bias = { s->oc };
@@ -168,7 +166,7 @@ static int make(struct primitive *p, const struct conv_shape *s, int dir, int n,
 	p->dst = describe(4, dst, dnnl_nChw8c);
 	p->bias = describe(1, bias, dnnl_x);
 	/* A single image's weight gradient must come in the layout that the chunk's has. */
-	wd = p->fixed_weights ? copy_desc(MD(p->weights)) : weights_desc(s, dnnl_format_tag_any, dnnl_format_tag_any);
+	wd = p->fixed_weights ? copy_desc(MD(p->weights)) : weights_desc(s, dnnl_format_tag_any);
 	p->has_bias = dir == CONV_FWD;
 	check(dnnl_primitive_attr_create(&attr), "attributes");
 	omp_set_num_threads(1);
@@ -184,8 +182,7 @@ static int make(struct primitive *p, const struct conv_shape *s, int dir, int n,
 		st = dnnl_primitive_create(&p->prim, pd);
 	omp_set_num_threads(nthread);
 	if (st != dnnl_success)
-		return fail(err, "oneDNN has no convolution %d -> %d channels, %dx%d, stride %d on %dx%d (status %d)", s->ic,
-		    s->oc, s->k, s->k, s->stride, s->ih, s->iw, st);
+		return false;
 	free_desc(&p->weights);
 	p->weights = copy_desc(dnnl_primitive_desc_query_md(pd,
 	    dir == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0));
@@ -193,44 +190,44 @@ static int make(struct primitive *p, const struct conv_shape *s, int dir, int n,
 	const char *impl = "";
 	dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl);
 	snprintf(p->impl, sizeof p->impl, "onednn:%s", impl);
+	bool slow = strstr(impl, "ref");
 	dnnl_primitive_desc_destroy(pd);
-	if (strstr(impl, "ref") && !allow_slow)
-		return fail(err, "oneDNN has no fast convolution %d -> %d channels, %dx%d, stride %d, padding %d on %dx%d (%s)", s->ic,
-		    s->oc, s->k, s->k, s->stride, s->pad, s->ih, s->iw, impl);
+	if (slow)
+		return false;
 	p->mem = ecalloc(MAX_THREADS, sizeof *p->mem);
-	return 0;
+	return true;
 }
 
-struct dnn_conv *dnn_conv_new(const struct conv_shape *s, int want, int wgrad_batch, char err[ERRLEN])
+int dnn_conv_new(struct dnn_conv **out, const struct conv_shape *s, int want, int wgrad_batch)
 {
 	struct dnn_conv *c = ecalloc(1, sizeof *c);
-
 	struct conv_shape inner = *s;
+	int have = 0;
 
 	pthread_once(&once, start);
-	c->s = *s;
+	inner.oc = (s->oc + 7) / 8 * 8;
+	inner.ic = s->plain_src ? s->ic : (s->ic + 7) / 8 * 8;
+	c->oc = s->oc, c->ic = s->ic;
+	c->s = inner;
+	s = &c->s;
 	c->wgrad_batch = wgrad_batch;
 	if (s->plain_src && s->pad >= s->k) {
 		c->border = s->pad - s->k / 2;
 		inner.ih += 2 * c->border, inner.iw += 2 * c->border, inner.pad -= c->border;
 		s = &inner;
 	}
-	if (want & CONV_FWD && make(&c->fwd, s, CONV_FWD, 1, err) < 0)
-		goto bad;
-	if (want & CONV_DGRAD && make(&c->dgrad, s, CONV_DGRAD, 1, err) < 0)
-		goto bad;
-	if (want & CONV_WGRAD) {
-		if (make(&c->wgrad, s, CONV_WGRAD, wgrad_batch, err) < 0)
-			goto bad;
+	if (want & CONV_FWD && make(&c->fwd, s, CONV_FWD, 1))
+		have |= CONV_FWD;
+	if (want & CONV_DGRAD && make(&c->dgrad, s, CONV_DGRAD, 1))
+		have |= CONV_DGRAD;
+	if (want & CONV_WGRAD && make(&c->wgrad, s, CONV_WGRAD, wgrad_batch)) {
 		c->wgrad1.weights = copy_desc(MD(c->wgrad.weights));
 		c->wgrad1.fixed_weights = true;
-		if (make(&c->wgrad1, s, CONV_WGRAD, 1, err) < 0)
-			goto bad;
+		if (make(&c->wgrad1, s, CONV_WGRAD, 1))
+			have |= CONV_WGRAD;
 	}
-	return c;
-bad:
-	dnn_conv_free(c);
-	return NULL;
+	*out = c;
+	return have;
 }
 
 static void unmake(struct primitive *p)
@@ -289,19 +286,35 @@ static void reorder(query_desc to, float *out, query_desc from, const float *in)
 	dnnl_memory_destroy(b);
 }
 
+/* Filters (O,I,k,k) between the caller's channels and the padded ones; what is beyond is zero. */
+static void copy_filters(float *to, int oc, int ic, const float *from, int from_oc, int from_ic, int kk)
+{
+	memset(to, 0, (size_t)oc * ic * kk * sizeof *to);
+	for (int o = 0; o < MIN(oc, from_oc); o++)
+		memcpy(to + (size_t)o * ic * kk, from + (size_t)o * from_ic * kk, (size_t)MIN(ic, from_ic) * kk * sizeof *to);
+}
+
 void dnn_conv_prepare(struct dnn_conv *c, int dir, float *out, const float *w)
 {
-	desc plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
+	desc plain = weights_desc(&c->s, dnnl_oihw);
+	int kk = c->s.k * c->s.k;
+	float *padded = emalloc((size_t)c->s.oc * c->s.ic * kk * sizeof *padded);
 
-	reorder(MD(direction(c, dir)->weights), out, MD(plain), w);
+	copy_filters(padded, c->s.oc, c->s.ic, w, c->oc, c->ic, kk);
+	reorder(MD(direction(c, dir)->weights), out, MD(plain), padded);
+	free(padded);
 	free_desc(&plain);
 }
 
 void dnn_conv_unprepare(struct dnn_conv *c, float *dw, const float *in)
 {
-	desc plain = weights_desc(&c->s, dnnl_oihw, dnnl_goihw);
+	desc plain = weights_desc(&c->s, dnnl_oihw);
+	int kk = c->s.k * c->s.k;
+	float *padded = emalloc((size_t)c->s.oc * c->s.ic * kk * sizeof *padded);
 
-	reorder(MD(plain), dw, MD(c->wgrad.weights), in);
+	reorder(MD(plain), padded, MD(c->wgrad.weights), in);
+	copy_filters(dw, c->oc, c->ic, padded, c->s.oc, c->s.ic, kk);
+	free(padded);
 	free_desc(&plain);
 }
 
