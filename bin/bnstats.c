@@ -37,7 +37,7 @@ struct sums { /* of one layer; rows are classes, or all in one */
 
 struct teach { /* one teacher at work */
 	struct plan *plan;
-	struct sums *layer; /* (nbn) */
+	struct sums *layer; /* (nlayer) */
 };
 
 struct survey {
@@ -135,8 +135,9 @@ static void read_teachers(struct survey *s, const struct val *images_header)
 	if (!(s->t = teachers_read(s->o->pool, images_header, &s->n, err)))
 		die("%s", err);
 	for (int i = 0; i < s->n; i++)
-		if (!s->t[i].nbn)
-			die("%s: %s has no batch norm layer, so no statistics", s->o->pool, member_of(s, i));
+		if (!s->t[i].nlayer || (!teacher_runs(&s->t[i], 0) && (s->o->running || !(s->o->recompute || s->o->classwise))))
+			die("%s: %s has no batch norm, so no running statistics (--recompute takes those of images)", s->o->pool,
+				member_of(s, i));
 }
 
 /* The sets of classes and sizes are the pool's own, as its first member has them. */
@@ -176,8 +177,8 @@ static void start_survey(struct survey *s)
 			die("%s: %s: %s", s->o->pool, member_of(s, i), err);
 		plan_bind(a->plan, s->ws);
 		plan_load(a->plan, &s->t[i].ck.w);
-		a->layer = ecalloc(s->t[i].nbn, sizeof *a->layer);
-		for (int l = 0; l < s->t[i].nbn; l++) {
+		a->layer = ecalloc(s->t[i].nlayer, sizeof *a->layer);
+		for (int l = 0; l < s->t[i].nlayer; l++) {
 			size_t cells = (size_t)s->rows * plan_tap(a->plan, l)->c;
 
 			a->layer[l].sum = ecalloc(cells, sizeof(double));
@@ -217,7 +218,7 @@ static void add_batch(struct survey *s, const struct imageset *frame, int64_t fr
 
 		plan_bind(a->plan, s->ws);
 		plan_forward(a->plan, n, s->x, s->logits);
-		for (int l = 0; l < s->t[t].nbn; l++)
+		for (int l = 0; l < s->t[t].nlayer; l++)
 			add_tap(&a->layer[l], plan_tap(a->plan, l), n, frame->label + from, s->o->classwise);
 	}
 	for (int i = 0; i < n; i++)
@@ -299,7 +300,7 @@ static void moments(const struct survey *s, int t, int l, double sum, double sum
 static void running_of(const struct survey *s, int t, int l, struct layer_stats *out)
 {
 	const struct teacher *te = &s->t[t];
-	const struct node *bn = &te->net->node[te->bn[l]];
+	const struct node *bn = &te->net->node[te->layer[l]];
 	const float *mean = weights_param(te->net, &te->ck.w, bn->param[P_MEAN]);
 	const float *var = weights_param(te->net, &te->ck.w, bn->param[P_VAR]);
 
@@ -312,7 +313,7 @@ static void running_of(const struct survey *s, int t, int l, struct layer_stats 
 
 static struct layer_stats statistics(const struct survey *s, int t, int l)
 {
-	int channels = s->t[t].net->node[s->t[t].bn[l]].c;
+	int channels = s->t[t].net->node[s->t[t].layer[l]].c;
 	struct layer_stats out = { .c = channels, .nclass = s->o->classwise ? s->nclass : 0 };
 	const struct sums *x = s->at ? &s->at[t].layer[l] : NULL;
 
@@ -344,9 +345,9 @@ static struct layer_stats statistics(const struct survey *s, int t, int l)
 static void write_stats(const struct survey *s, struct ts_writer *w)
 {
 	for (int t = 0; t < s->n; t++)
-		for (int l = 0; l < s->t[t].nbn; l++) {
+		for (int l = 0; l < s->t[t].nlayer; l++) {
 			struct layer_stats st = statistics(s, t, l);
-			struct val *f = stats_to_frame(&st, t, l, s->t[t].ck.member, s->t[t].net->node[s->t[t].bn[l]].name);
+			struct val *f = stats_to_frame(&st, t, l, s->t[t].ck.member, s->t[t].net->node[s->t[t].layer[l]].name);
 
 			if (ts_put(w, f) < 0)
 				die("%s", w->err);
@@ -360,7 +361,7 @@ static void write_stats(const struct survey *s, struct ts_writer *w)
 static void release(struct survey *s)
 {
 	for (int i = 0; s->at && i < s->n; i++) {
-		for (int l = 0; l < s->t[i].nbn; l++) {
+		for (int l = 0; l < s->t[i].nlayer; l++) {
 			free(s->at[i].layer[l].sum);
 			free(s->at[i].layer[l].sumsq);
 		}

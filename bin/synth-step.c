@@ -189,16 +189,18 @@ static struct val *arguments(const struct job *j)
 	return a;
 }
 
-/* The running statistics that the teachers carry themselves. */
+/* The running statistics that the teachers carry themselves; layers without any stay empty. */
 static struct layer_stats **running_stats(const struct teacher *t, int n)
 {
 	struct layer_stats **out = ecalloc(n, sizeof *out);
 
 	for (int i = 0; i < n; i++) {
-		out[i] = ecalloc(t[i].nbn + 1, sizeof **out);
-		for (int l = 0; l < t[i].nbn; l++) {
-			const struct node *v = &t[i].net->node[t[i].bn[l]];
+		out[i] = ecalloc(t[i].nlayer + 1, sizeof **out);
+		for (int l = 0; l < t[i].nlayer; l++) {
+			const struct node *v = &t[i].net->node[t[i].layer[l]];
 			struct layer_stats *s = &out[i][l];
+			if (!teacher_runs(&t[i], l))
+				continue;
 			s->c = v->c;
 			s->mean = emalloc(v->c * sizeof *s->mean);
 			s->var = emalloc(v->c * sizeof *s->var);
@@ -380,14 +382,15 @@ int main(int argc, char **argv)
 	if (!stats)
 		die("%s", err);
 	if (j.class_weight < 0)
-		j.class_weight = t[0].nbn && stats[0][0].cmean ? 1 : 0;
-	if (j.class_weight > 0 && !(t[0].nbn && stats[0][0].cmean))
+		j.class_weight = t[0].nlayer && stats[0][0].cmean ? 1 : 0;
+	if (j.class_weight > 0 && !(t[0].nlayer && stats[0][0].cmean))
 		die("%s: has no class-wise statistics (bnstats --classwise makes them)", j.stats ? j.stats : j.pool);
 	j.opt.class_weight = j.class_weight;
 	ref = ecalloc(nteacher, sizeof *ref);
 	for (int i = 0; i < nteacher; i++) {
-		if (!t[i].nbn && j.opt.alpha > 0)
-			die("%s: member %s has no batch norm to match; --alpha 0 uses its labels alone", j.pool, t[i].ck.member);
+		if (j.opt.alpha > 0 && (!t[i].nlayer || !stats[i][0].mean))
+			die("%s: member %s has no batch norm, so no statistics of its own: -s gives some (bnstats --recompute), or "
+			    "--alpha 0 uses its labels alone", j.pool, t[i].ck.member ? t[i].ck.member : "(the only one)");
 		ref[i] = (struct teacher_ref){ t[i].net, &t[i].ck.w, stats[i] };
 	}
 	/* The first unit says how long the schedule is where -N does not. */

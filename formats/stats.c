@@ -67,7 +67,7 @@ static int same(const char *a, const char *b)
 static int take(const struct val *frame, const struct teacher *t, int teacher, int layer, int nclass, const int *map,
 	struct layer_stats *s, char err[ERRLEN])
 {
-	const struct node *node = &t->net->node[t->bn[layer]];
+	const struct node *node = &t->net->node[t->layer[layer]];
 	const char *member = val_get_str(frame, "member"), *name = val_get_str(frame, "node");
 
 	if (val_get_int(frame, "teacher", -1) != teacher || val_get_int(frame, "layer", -1) != layer)
@@ -100,7 +100,7 @@ static int read_layers(struct ts_reader *r, const struct teacher *t, int nteache
 	while ((rc = ts_next(r, &frame)) > 0) {
 		struct layer_stats *s;
 
-		while (teacher < nteacher && layer == t[teacher].nbn)
+		while (teacher < nteacher && layer == t[teacher].nlayer)
 			teacher++, layer = 0;
 		if (teacher == nteacher) {
 			val_free(frame);
@@ -115,7 +115,7 @@ static int read_layers(struct ts_reader *r, const struct teacher *t, int nteache
 			return fail(r->err, "%s: frame %lld: %s", r->name, (long long)r->nframes - 1, why);
 		layer++;
 	}
-	while (!rc && teacher < nteacher && layer == t[teacher].nbn)
+	while (!rc && teacher < nteacher && layer == t[teacher].nlayer)
 		teacher++, layer = 0;
 	if (!rc && teacher < nteacher)
 		return fail(r->err, "%s: no statistics of teacher %d, layer %d", r->name, teacher, layer);
@@ -153,7 +153,7 @@ struct layer_stats **stats_read(const char *path, const struct teacher *t, int n
 	if (!rc) {
 		out = ecalloc(nteacher + 1, sizeof *out);
 		for (int i = 0; i < nteacher; i++)
-			out[i] = ecalloc(t[i].nbn + 1, sizeof **out);
+			out[i] = ecalloc(t[i].nlayer + 1, sizeof **out);
 		rc = match_classes(&r, images_header, k, map) < 0 || read_layers(&r, t, nteacher, k, map, out) < 0 ? -1 : 0;
 		ts_close(&r);
 	}
@@ -169,7 +169,7 @@ struct layer_stats **stats_read(const char *path, const struct teacher *t, int n
 void stats_free(struct layer_stats **s, const struct teacher *t, int nteacher)
 {
 	for (int i = 0; i < nteacher; i++) {
-		for (int l = 0; l < t[i].nbn; l++)
+		for (int l = 0; l < t[i].nlayer; l++)
 			layer_stats_free(&s[i][l]);
 		free(s[i]);
 	}

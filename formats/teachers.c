@@ -7,6 +7,7 @@ static void teacher_free(struct teacher *t)
 {
 	if (t->net != t->ck.net)
 		net_free(t->net);
+	free(t->layer);
 	checkpoint_free(&t->ck);
 }
 
@@ -104,22 +105,18 @@ static int fit_norm(struct teacher *t, const struct val *images, char err[ERRLEN
 	return 0;
 }
 
-static int find_bn(struct teacher *t, char err[ERRLEN])
-{
-	for (int i = 0; i < t->net->nnode; i++)
-		if (t->net->node[i].op == OP_BN) {
-			if (t->nbn == LEN(t->bn))
-				return fail(err, "more than %zu batch norm layers", LEN(t->bn));
-			t->bn[t->nbn++] = i;
-		}
-	return 0;
-}
-
 static int fit(struct teacher *t, const struct val *images, char err[ERRLEN])
 {
 	if (check_shape(t, images, err) < 0 || fit_classes(t, images, err) < 0 || fit_norm(t, images, err) < 0)
 		return -1;
-	return find_bn(t, err);
+	t->layer = ecalloc(t->net->nnode, sizeof *t->layer);
+	t->nlayer = net_matched(t->net, t->layer);
+	return 0;
+}
+
+bool teacher_runs(const struct teacher *t, int l)
+{
+	return t->net->node[t->layer[l]].op == OP_BN;
 }
 
 struct teacher *teachers_read(const char *pool, const struct val *images_header, int *n, char err[ERRLEN])
@@ -135,7 +132,7 @@ struct teacher *teachers_read(const char *pool, const struct val *images_header,
 		return NULL;
 	}
 	for (;;) {
-		struct teacher t = { .nbn = 0 };
+		struct teacher t = { .nlayer = 0 };
 
 		rc = pool_next(&p, &t.ck);
 		if (rc <= 0)

@@ -172,8 +172,9 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 	int64_t per = (int64_t)e->h * e->w;
 	float *coef = cpu->coef[q->tid], *gain = e->gain, *a = e->a, *b = e->b;
 
-	if (s->norm < 0)
+	if (s->norm < 0 && s->tap < 0)
 		return;
+	const struct tap *t = s->tap >= 0 && p->opts.purpose == PLAN_SYNTH ? &p->tap[s->tap] : NULL;
 	if (e->isum) {
 		gain = coef, a = coef + e->cp, b = coef + 2 * e->cp;
 		memset(coef, 0, 3 * e->cp * sizeof *coef);
@@ -181,9 +182,10 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 			size_t nc = (size_t)i * e->c + c;
 			double m = e->isum[nc] / per, v = fmax(e->isumsq[nc] / per - m * m, 0);
 			norm_back(per, m, v, p->net->node[s->norm].eps, e->gamma[c], e->sdz[nc], e->sdzx[nc], gain + c, a + c, b + c);
+			if (t)
+				a[c] += t->a[nc], b[c] += t->b[nc];
 		}
-	} else if (p->opts.purpose == PLAN_SYNTH) {
-		const struct tap *t = &p->tap[s->tap];
+	} else if (t) {
 		a = coef, b = coef + e->cp;
 		memset(coef, 0, 2 * e->cp * sizeof *coef);
 		memcpy(a, t->a + (size_t)i * e->c, e->c * sizeof *a);

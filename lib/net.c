@@ -373,6 +373,18 @@ void net_init(const struct net *n, struct weights *w, uint32_t seed, enum purpos
 	}
 }
 
+int net_matched(const struct net *n, int *at)
+{
+	static const enum op kind[] = { OP_BN, OP_IN, OP_CONV };
+	int k = 0;
+
+	for (size_t i = 0; i < LEN(kind) && !k; i++)
+		for (int j = 0; j < n->nnode; j++)
+			if (n->node[j].op == kind[i])
+				at[k++] = j;
+	return k;
+}
+
 int64_t net_params(const struct net *n)
 {
 	return n->ntheta;

@@ -131,6 +131,10 @@ void weights_free(struct weights *w);
 /* Where param p of instance w lies: (count) floats. */
 float *weights_param(const struct net *n, const struct weights *w, int p);
 
+/* The nodes whose statistics synthesis matches, in order: every batch norm (its input); in a net without any, every
+ * instance norm (its input); without those either, every convolution (its output). Returns how many; at: room for nnode. */
+int net_matched(const struct net *n, int *at);
+
 int64_t net_params(const struct net *n); /* trained parameters, as everybody counts them */
 int64_t net_macs(const struct net *n);   /* multiply-adds of convolutions and linears, one image */
 

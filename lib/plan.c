@@ -159,7 +159,7 @@ static int make_stages(struct plan *p, char err[ERRLEN])
 
 bool stage_keeps_x(const struct plan *p, const struct stage *s)
 {
-	return s->norm >= 0 && p->opts.purpose != PLAN_EVAL;
+	return (s->norm >= 0 || s->tap >= 0) && p->opts.purpose != PLAN_EVAL;
 }
 
 /* Training: nothing before the first parameter needs a gradient. */
@@ -217,11 +217,11 @@ static void make_buffers(struct plan *p)
 		bool epilogue = s->norm >= 0 || s->add >= 0 || s->relu >= 0 || s->pool >= 0;
 		bool gin = stage_needs_gin(p, s);
 
-		if (epilogue || s->ndy > 1) {
+		if (epilogue || s->ndy > 1 || s->tap >= 0) {
 			int before = s->pool >= 0 ? p->net->node[s->pool].in[0] : s->out;
 			s->dz = new_buffer(p, node_floats(p, before));
 			/* dx may overwrite dz unless a residual's branch still reads it. */
-			s->dx = s->res >= 0 && s->norm >= 0 ? new_buffer(p, node_floats(p, before)) : s->dz;
+			s->dx = s->res >= 0 && (s->norm >= 0 || s->tap >= 0) ? new_buffer(p, node_floats(p, before)) : s->dz;
 		}
 		if (gin && s->in_stage > 0) {
 			struct stage *from = &p->stage[s->in_stage];
@@ -354,22 +354,29 @@ static void place_buffers(struct plan *p)
 	}
 }
 
+static struct stage *stage_with(struct plan *p, int node)
+{
+	for (int i = 0; i < p->nstage; i++)
+		if (p->stage[i].norm == node || p->stage[i].head == node)
+			return &p->stage[i];
+	return NULL;
+}
+
+/* Training needs those of batch norms only. */
 static void make_taps(struct plan *p)
 {
-	p->tap = ecalloc(p->nstage, sizeof *p->tap);
-	p->tap_ref = ecalloc(p->nstage, sizeof *p->tap_ref);
-	for (int i = 0; i < p->nstage; i++) {
-		struct stage *s = &p->stage[i];
-		const struct node *n = s->norm < 0 ? NULL : &p->net->node[s->norm];
-		struct tap *t = &p->tap[p->ntap];
-		size_t nc;
+	int *at = emalloc(p->net->nnode * sizeof *at), n = net_matched(p->net, at);
 
-		if (!n || n->op != OP_BN)
-			continue;
-		nc = (size_t)p->opts.batch * n->c;
-		s->tap = p->ntap++;
-		p->tap_ref[s->tap] = ealigned((n->c + 7) / 8 * 8, sizeof(float));
-		*t = (struct tap){ .node = s->norm, .c = n->c, .per = (int64_t)n->h * n->w, .ref = p->tap_ref[s->tap] };
+	p->tap = ecalloc(n + 1, sizeof *p->tap);
+	p->tap_ref = ecalloc(n + 1, sizeof *p->tap_ref);
+	for (int i = 0; i < n && (p->opts.purpose != PLAN_TRAIN || p->net->node[at[i]].op == OP_BN); i++) {
+		const struct node *v = &p->net->node[at[i]];
+		size_t nc = (size_t)p->opts.batch * v->c;
+		struct tap *t = &p->tap[i];
+
+		stage_with(p, at[i])->tap = p->ntap++;
+		p->tap_ref[i] = ealigned((v->c + 7) / 8 * 8, sizeof(float));
+		*t = (struct tap){ .node = at[i], .c = v->c, .per = (int64_t)v->h * v->w, .ref = p->tap_ref[i] };
 		t->sum = ealigned(nc, sizeof *t->sum);
 		t->sumsq = ealigned(nc, sizeof *t->sumsq);
 		if (p->opts.purpose == PLAN_SYNTH) {
@@ -377,6 +384,7 @@ static void make_taps(struct plan *p)
 			t->b = ealigned(nc, sizeof *t->b);
 		}
 	}
+	free(at);
 }
 
 struct plan *plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN])
@@ -391,6 +399,7 @@ struct plan *plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN
 		p->opts.taps = true;
 	if (make_stages(p, err) < 0)
 		goto bad;
+	make_taps(p);
 	p->chunk = p->be->chunk(p);
 	make_buffers(p);
 	make_calls(p);
@@ -400,7 +409,6 @@ struct plan *plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN
 		fail(err, "%s with a batch of %d would need %.0f GB", net->arch, o.batch, bytes / 1e9);
 		goto bad;
 	}
-	make_taps(p);
 	if (p->be->compile(p, err) == 0)
 		return p;
 bad:
@@ -477,7 +485,8 @@ void plan_load(struct plan *p, const struct weights *w)
 {
 	for (int i = 0; i < p->ntap; i++) {
 		const struct node *n = &p->net->node[p->tap[i].node];
-		memcpy(p->tap_ref[i], weights_param(p->net, w, n->param[P_MEAN]), n->c * sizeof(float));
+		if (n->op == OP_BN)
+			memcpy(p->tap_ref[i], weights_param(p->net, w, n->param[P_MEAN]), n->c * sizeof(float));
 	}
 	p->be->load(p, w);
 }

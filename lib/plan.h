@@ -32,13 +32,13 @@ struct workspace *ws_new(void);
 void ws_free(struct workspace *w);
 size_t ws_bytes(const struct workspace *w);
 
-/* Statistics of the input of one BN layer over the images of the last forward pass. Sums are kept per image, so that
+/* Statistics of one matched node (net_matched) over the images of the last forward pass. Sums are kept per image, so that
  * any grouping (all, by class, mixed) follows, and so that they do not depend on how the batch was split. */
 struct tap {
-	int node;            /* the BN node */
+	int node;
 	int c;               /* channels */
 	int64_t per;         /* H*W: values summed for each (image, channel) */
-	const float *ref;    /* (C) the sums are taken about this value: the layer's running mean */
+	const float *ref;    /* (C) the sums are taken about this value: a batch norm's running mean, else 0 */
 	double *sum, *sumsq; /* (n,C): sum of x - ref, of (x - ref)^2 */
 	/* For the backward pass, set by the caller: dL/dx = … + a[n][c] + b[n][c]*(x - ref[c]). */
 	float *a, *b;        /* (n,C), zero after plan_new */

@@ -181,6 +181,36 @@ static struct net *enlarge(void) /* adaptive pooling to more than there is; aver
 	return finish();
 }
 
+static struct net *without_norms(void) /* what is matched then are convolutions */
+{
+	net = net_new("by-hand", (int[]){ 3, 9, 9 });
+	op(OP_INPUT);
+	conv(0, 12, 3, 1, 1, 1, true);
+	op(OP_RELU);
+	int x = conv(2, 9, 3, 1, 1, 1, true);
+	put((struct node){ .op = OP_MAXPOOL, .k = 2, .stride = 2 }, 0);
+	int a = conv(net->nnode - 1, 9, 3, 1, 1, 1, false), b = conv(x + 1, 9, 1, 1, 0, 1, true);
+	pair(OP_ADD, b, a);
+	op(OP_RELU);
+	return finish();
+}
+
+static struct net *instance_norms(void)
+{
+	net = net_new("by-hand", (int[]){ 3, 8, 8 });
+	op(OP_INPUT);
+	conv(0, 12, 3, 1, 1, 1, true);
+	op(OP_IN);
+	op(OP_RELU);
+	put((struct node){ .op = OP_AVGPOOL, .k = 2, .stride = 2 }, 0);
+	int x = net->nnode - 1;
+	conv(x, 12, 3, 1, 1, 1, true);
+	op(OP_IN);
+	pair(OP_ADD, net->nnode - 1, x);
+	op(OP_RELU);
+	return finish();
+}
+
 static double *doubles(const float *x, size_t n)
 {
 	double *y = ecalloc(n + 1, sizeof *y);
@@ -200,6 +230,35 @@ struct problem {
 	int64_t label[IMAGES];
 };
 
+/* What statistics are weighed with: coefficient a (which = 0) or b of image i, channel c of tap t. */
+static double weigh(int which, int t, int i, int c)
+{
+	return 1e-3 * sin(1 + which * 0.7 + t * 1.1 + i * 2.3 + c * 0.37);
+}
+
+/* Sum over taps, images, channels of a * sum(x - ref) + b/2 * sum((x - ref)^2). */
+static double statistics_loss(const struct problem *p, const struct ref *r)
+{
+	int *at = ecalloc(p->net->nnode, sizeof *at), n = net_matched(p->net, at);
+	double loss = 0;
+
+	for (int t = 0; t < n; t++) {
+		const struct node *v = &p->net->node[at[t]];
+		const double *x = r->y[v->op == OP_CONV ? at[t] : v->in[0]];
+		for (int i = 0; i < r->n; i++)
+			for (int c = 0; c < v->c; c++) {
+				double ref = v->op == OP_BN ? ref_param(r, v, P_MEAN, c) : 0;
+				const struct node *of = v->op == OP_CONV ? v : &p->net->node[v->in[0]];
+				for (int j = 0; j < of->h * of->w; j++) {
+					double d = x[((size_t)i * v->c + c) * of->h * of->w + j] - ref;
+					loss += weigh(0, t, i, c) * d + weigh(1, t, i, c) * d * d / 2;
+				}
+			}
+	}
+	free(at);
+	return loss;
+}
+
 /* The reference's loss with images and parameters moved by `by` along two directions, either may be NULL. */
 static double loss_at(const struct problem *p, bool train, bool drops, double by, const float *image_way,
     const float *theta_way)
@@ -213,6 +272,7 @@ static double loss_at(const struct problem *p, bool train, bool drops, double by
 	for (size_t i = 0; i < p->net->ntheta; i++)
 		theta[i] = p->theta[i] + (theta_way ? by * theta_way[i] : 0);
 	logits = ref_forward(&r, images);
+	loss = train ? 0 : statistics_loss(p, &r);
 	for (int i = 0; i < IMAGES; i++) {
 		double sum = 0;
 		for (int k = 0; k < CLASSES; k++)
@@ -286,6 +346,11 @@ static void run(const struct problem *p, const char *isa, enum purpose purpose, 
 	ok(e < BOUND, "%s, %s, %s%s: logits off by %.1e", p->name, isa, word[purpose], drops ? " with drops" : "", e);
 	if (purpose != PLAN_EVAL) {
 		loss_ce(logits, p->label, IMAGES, CLASSES, dlogits);
+		for (int t = 0; !train && t < plan_ntaps(plan); t++)
+			for (int j = 0; j < IMAGES * plan_tap(plan, t)->c; j++) {
+				plan_tap(plan, t)->a[j] = weigh(0, t, j / plan_tap(plan, t)->c, j % plan_tap(plan, t)->c);
+				plan_tap(plan, t)->b[j] = weigh(1, t, j / plan_tap(plan, t)->c, j % plan_tap(plan, t)->c);
+			}
 		plan_backward(plan, IMAGES, dlogits, train ? NULL : dx, train ? dtheta : NULL);
 		e = slope_error(p, train, drops, train ? dtheta : dx, train ? p->net->ntheta : p->pixels, !train);
 		ok(e < BOUND, "%s, %s, %s%s: gradients off by %.1e", p->name, isa, word[purpose], drops ? " with drops" : "", e);
@@ -347,5 +412,7 @@ int main(void)
 	examine("squeeze and excite", excite());
 	examine("classifier", classifier());
 	examine("enlarge", enlarge());
+	examine("without norms", without_norms());
+	examine("instance norms", instance_norms());
 	return tap_end();
 }

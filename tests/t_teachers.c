@@ -42,7 +42,7 @@ static void test_fit(void)
 	int n, per = 12; /* inputs of the classifier */
 	struct teacher *a = teachers_read(pool, images, &n, err), *b, *c;
 
-	ok(a && n == MEMBERS && a[0].nbn == 1 && a[0].net == a[0].ck.net && !strcmp(a[1].ck.member, "1/01.ts"),
+	ok(a && n == MEMBERS && a[0].nlayer == 1 && a[0].net == a[0].ck.net && !strcmp(a[1].ck.member, "1/01.ts"),
 		"a pool for its own images", err);
 	b = teachers_read(pool, back, &n, err);
 	ok(b && !memcmp(param(&a[0], "fc.weight"), param(&b[0], "fc.weight") + per, per * sizeof(float)) &&
@@ -51,7 +51,7 @@ static void test_fit(void)
 		!strcmp(header_class(b[0].ck.header, 0), "boot"), "classifier rows in the images' order", err);
 	header_set_norm(bright, &norm);
 	c = teachers_read(pool, bright, &n, err);
-	ok(c && c[1].net != c[1].ck.net && c[1].net->node[1].op == OP_AFFINE && c[1].net->node[c[1].bn[0]].op == OP_BN,
+	ok(c && c[1].net != c[1].ck.net && c[1].net->node[1].op == OP_AFFINE && c[1].net->node[c[1].layer[0]].op == OP_BN,
 		"an affine in front for another normalisation", err);
 	/* What was 0.25 + 0.3*x as a pixel is 0.5 + 0.6*y. */
 	ok(c && fabsf(c[1].net->node[1].scale[0] - 2) < 1e-6f && fabsf(c[1].net->node[1].shift[0] - 0.25f / 0.3f) < 1e-6f,
