@@ -175,6 +175,8 @@ static void apply(const struct options *o, const struct net *n, struct val *head
 		if (history_file(o->file, &model, err) < 0)
 			die("%s", err);
 		val_put(args, "model", model);
+		if (o->shape)
+			val_put(args, "s", val_str(o->shape));
 	}
 	if (o->nclass) {
 		header_set_classes(header, (const char *const *)o->classes, o->nclass);
