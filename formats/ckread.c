@@ -29,10 +29,10 @@ struct intake {
 	size_t nearly;
 };
 
-/* Four times what has come: beyond half of the total at once, so that the copy never makes it more than the total. */
+/* Twice what has come; beyond half of the total all of it, so that old and new together never are more than the total. */
 static size_t allowed(const struct arena *a)
 {
-	size_t least = (size_t)16 << 20, n = MAX(2 * a->come, least);
+	size_t least = (size_t)1 << 20, n = MAX(2 * a->come, least);
 
 	return n > a->total / 2 ? a->total : n;
 }
