@@ -19,7 +19,8 @@ void KERNEL(dw_wgrad)(float *, const float *, const float *, int, int, int, int,
 void KERNEL(act)(float *, const float *, enum act, int64_t);
 void KERNEL(act_back)(float *, const float *, const float *, enum act, int64_t);
 void KERNEL(linear)(float *, const float *, const float *, const float *, int, int, int, size_t, size_t);
-void KERNEL(linear_dgrad)(float *, const float *, const float *, int, int);
+void KERNEL(linear_dgrad)(float *, const float *, const float *, int, int, int, size_t, size_t);
+void KERNEL(linear_wgrad)(float *, const float *, const float *, int, int, int, size_t, size_t);
 void KERNEL(wino_filter)(float *, const float *, int, int, bool);
 void KERNEL(wino_conv)(float *, const float *, const float *, const float *, float *, int, const struct wino_shape *);
 void KERNEL(wino_wgrad)(float *, const float *, const float *, float *, int, const struct wino_shape *);

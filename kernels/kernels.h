@@ -64,8 +64,9 @@ struct kernels {
 	/* y (n,out) = x (n,in) * w^T + bias; w (out,in). x and y: image i at xs*i, ys*i floats. */
 	void (*linear)(float *y, const float *x, const float *w, const float *bias, int n, int in, int out, size_t ys,
 	    size_t xs);
-	/* dx (in) = dy (out) * w: one image. */
-	void (*linear_dgrad)(float *dx, const float *dy, const float *w, int in, int out);
+	/* dx (n,in) = dy (n,out) * w; dw (out,in) += dy^T * x. Strides as above. */
+	void (*linear_dgrad)(float *dx, const float *dy, const float *w, int n, int in, int out, size_t xs, size_t ys);
+	void (*linear_wgrad)(float *dw, const float *dy, const float *x, int n, int in, int out, size_t ys, size_t xs);
 
 	/* Winograd F(4x4,3x3) (Lavin & Gray 2016). u: prepared filters, wino_filter_floats() of them, from w (K,C,3,3);
 	 * flip: for the input gradient, w (C,K,3,3) rotated by 180 degrees. scratch: wino_scratch_floats(). */

@@ -24,6 +24,7 @@ const struct kernels PASTE(kernels, ISA) = {
 	.act_back = KERNEL(act_back),
 	.linear = KERNEL(linear),
 	.linear_dgrad = KERNEL(linear_dgrad),
+	.linear_wgrad = KERNEL(linear_wgrad),
 	.wino_filter = KERNEL(wino_filter),
 	.wino_conv = KERNEL(wino_conv),
 	.wino_wgrad = KERNEL(wino_wgrad),

@@ -202,31 +202,33 @@ static void add_floats(float *out, const float *in, size_t n)
 
 static void linear_backward(const struct pass *q, const struct stage *s, int i0, int i1)
 {
-	const struct node *n = &q->p->net->node[s->head];
+	const struct plan *p = q->p;
+	const struct node *n = &p->net->node[s->head];
 	const struct head *h = &((struct exec *)s->exec)->head;
-	const struct cpu *cpu = q->p->be_data;
-	int in = q->p->net->node[n->in[0]].c;
+	const struct cpu *cpu = p->be_data;
+	int in = p->net->node[n->in[0]].c, dx = s->dx >= 0 ? s->dx : s->ndy ? s->dy[0] : -1;
+	size_t ys = dx >= 0 ? p->buffer[dx].floats : (size_t)n->c;
+	const float *dy;
 
-	for (int i = i0; i < i1; i++) {
+	for (int i = i0; i < i1; i++)
 		undo_norm(q, s, i);
-		const float *dy = s->dx >= 0 ? at(q, s->dx, i) : grad_out(q, s, i);
-		if (s->gin >= 0)
-			cpu->k->linear_dgrad(at(q, s->gin, i), dy, h->fwd, in, n->c);
-		if (h->dw) {
-			bool first = q->fresh && i == q->first;
-			const float *x = value(q, s->in_stage, i);
-			if (first) {
-				memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
-				memset(h->db[q->tid], 0, n->c * sizeof(float));
-			}
-			for (int o = 0; o < n->c; o++) {
-				float d = dy[o], *w = h->dw[q->tid] + (size_t)o * in;
-				for (int j = 0; j < in; j++)
-					w[j] += d * x[j];
-			}
-			add_floats(h->db[q->tid], dy, n->c);
-		}
+	dy = dx >= 0 ? at(q, dx, i0) : q->dlogits + (size_t)i0 * n->c;
+	if (s->gin >= 0) {
+		size_t xs = p->buffer[s->gin].floats;
+		cpu->k->linear_dgrad(at(q, s->gin, i0), dy, h->fwd, i1 - i0, in, n->c, xs, ys);
+		for (int i = i0; i < i1; i++)
+			memset(at(q, s->gin, i) + in, 0, (xs - in) * sizeof *dy);
 	}
+	if (!h->dw)
+		return;
+	if (q->fresh && i0 == q->first) {
+		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
+		memset(h->db[q->tid], 0, n->c * sizeof(float));
+	}
+	cpu->k->linear_wgrad(h->dw[q->tid], dy, value(q, s->in_stage, i0), i1 - i0, in, n->c, ys,
+	    p->buffer[p->stage[s->in_stage].y].floats);
+	for (int i = 0; i < i1 - i0; i++)
+		add_floats(h->db[q->tid], dy + i * ys, n->c);
 }
 
 static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)

@@ -268,7 +268,7 @@ static void test_linear(const struct kernels *k, int n, int in, int out)
 	struct rng r = rng_at(n, RNG_NOISE, in, out, 1);
 	double *x = random_doubles(&r, n * in), *w = random_doubles(&r, in * out), *bias = random_doubles(&r, out), err = 0;
 	float *fx = ealigned(n * in, 4), *fw = ealigned(in * out, 4), *fb = ealigned(out, 4), *y = ealigned(n * out, 4);
-	float *alone = ealigned(out, 4), *dx = ealigned(in, 4);
+	float *alone = ealigned(out, 4), *dx = ealigned(n * in, 4), *dw = ealigned(in * out, 4), *dx1 = ealigned(in, 4);
 	char what[128];
 	int same = 1;
 
@@ -291,15 +291,31 @@ static void test_linear(const struct kernels *k, int n, int in, int out)
 	}
 	snprintf(what, sizeof what, "linear %d x %d->%d, alone or together alike", n, in, out);
 	report(err < 1e-5 && same, what, k->isa, err);
-	k->linear_dgrad(dx, y, fw, in, out);
-	err = 0;
-	for (int j = 0; j < in; j++) {
-		double s = 0, size = 0;
-		for (int o = 0; o < out; o++)
-			s += y[o] * w[o * in + j], size += fabs(y[o] * w[o * in + j]);
-		err = fmax(err, fabs(s - dx[j]) / size);
+	k->linear_dgrad(dx, y, fw, n, in, out, in, out);
+	err = 0, same = 1;
+	for (int i = 0; i < n; i++) {
+		for (int j = 0; j < in; j++) {
+			double s = 0, size = 0;
+			for (int o = 0; o < out; o++)
+				s += y[i * out + o] * w[o * in + j], size += fabs(y[i * out + o] * w[o * in + j]);
+			err = fmax(err, fabs(s - dx[i * in + j]) / size);
+		}
+		k->linear_dgrad(dx1, y + i * out, fw, 1, in, out, in, out);
+		same &= !memcmp(dx1, dx + i * in, in * sizeof *dx);
 	}
-	report(err < 1e-6, "linear's gradient", k->isa, err);
+	report(err < 1e-6 && same, "linear's gradient, alone or together alike", k->isa, err);
+	memcpy(dw, fw, (size_t)in * out * sizeof *dw);
+	k->linear_wgrad(dw, y, fx, n, in, out, out, in);
+	err = 0;
+	for (int o = 0; o < out; o++)
+		for (int j = 0; j < in; j++) {
+			double s = w[o * in + j], size = fabs(s);
+			for (int i = 0; i < n; i++)
+				s += (double)y[i * out + o] * fx[i * in + j], size += fabs(y[i * out + o] * fx[i * in + j]);
+			err = fmax(err, fabs(s - dw[o * in + j]) / size);
+		}
+	report(err < 1e-6, "linear's weight gradient", k->isa, err);
+	free(dw), free(dx1);
 	free(x), free(w), free(bias), free(fx), free(fw), free(fb), free(y), free(alone), free(dx);
 }
 
