@@ -202,8 +202,9 @@ static void show(struct job *j, const char *member, double ratio, const struct n
 {
 	const struct net *net = j->base->net;
 
-	fprintf(stderr, "prune: %s: ratio %.6g, parameters %lld -> %lld (%.2f %%), multiply-adds %lld -> %lld (%.2f %%)\n",
-		member, ratio, (long long)net_params(net), (long long)net_params(pruned),
+	fprintf(stderr, "prune: %s: ratio %.6g, parameters %lld -> %lld (%.2f %%), "
+		"multiply-adds %lld -> %lld (%.2f %%)\n", member, ratio,
+		(long long)net_params(net), (long long)net_params(pruned),
 		100.0 * net_params(pruned) / net_params(net), (long long)net_macs(net), (long long)net_macs(pruned),
 		100.0 * net_macs(pruned) / net_macs(net));
 	/* Most often all members have the same widths. */
@@ -259,7 +260,8 @@ static void choose(struct job *j, int member, struct prune_how *how)
 	for (int u = 0; u < j->g->nunit; u++)
 		going += j->gone[u];
 	if (!going)
-		die("%s: no channel can go this way%s", j->name, o->importance == IMP_BN ? "; it may have no batch norm" : "");
+		die("%s: no channel can go this way%s", j->name,
+			o->importance == IMP_BN ? "; it may have no batch norm" : "");
 }
 
 static void add_member(struct job *j, int member, struct pool_writer *pool)
@@ -313,6 +315,7 @@ int main(int argc, char **argv)
 			add_member(&j, k, &pool);
 	if (pool_finish(&pool) < 0)
 		die("%s", pool.err);
+	free((char *)j.name);
 	depgraph_free(j.g);
 	free(j.score);
 	free(j.gone);

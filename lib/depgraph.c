@@ -293,7 +293,8 @@ struct net *depgraph_prune(const struct depgraph *g, const bool *gone, char err[
 	struct net *out;
 
 	/* pruned again, it is still called so once */
-	snprintf(arch, sizeof arch, "%s%s", net->arch, len > tail && !strcmp(net->arch + len - tail, suffix) ? "" : suffix);
+	snprintf(arch, sizeof arch, "%s%s", net->arch,
+	    len > tail && !strcmp(net->arch + len - tail, suffix) ? "" : suffix);
 	if (strlen(arch) >= sizeof net->arch) {
 		fail(err, "the architecture's name is too long to append '%s': %s", suffix, net->arch);
 		return NULL;
@@ -329,7 +330,7 @@ static void cut_weight(const struct depgraph *g, const bool *gone, int i, const 
 	int in = v->in[0], nin = g->net->node[in].c;
 	bool *column = ecalloc(nin, sizeof *column);
 
-	/* All groups of a grouped convolution keep the same places, so the first says which; whole groups keep theirs. */
+	/* All groups of a grouped convolution keep the same places, the first says which; whole groups keep theirs. */
 	depgraph_kept(g, gone, in, column);
 	cut(out, x, row, v->c, whole_groups(g->net, v) ? NULL : column, v->op == OP_CONV ? nin / v->groups : nin,
 	    v->op == OP_CONV ? (size_t)v->k * v->k : 1);

@@ -33,8 +33,8 @@ enum { MAX_ELEMENTS = 1 << 26 };
 struct depgraph *depgraph_new(const struct net *net, char err[ERRLEN]);
 void depgraph_free(struct depgraph *g);
 
-/* Its channels have no ties but to themselves: a dense or grouped convolution, or a linear. A convolution of one channel a
- * group (depthwise) is no producer; it loses whole groups, so its outputs are tied to its inputs. */
+/* Its outputs are tied to none of its inputs: a dense or grouped convolution, or a linear. A convolution of one channel
+ * a group (depthwise) is no producer; it loses whole groups, so its outputs go with its inputs. */
 bool depgraph_producer(const struct net *net, int node);
 
 /* gone (nunit): the units that are to go. Channels of node that stay; keep (its channels), if not NULL, is which. */

@@ -236,8 +236,8 @@ int prune_to_target(const struct depgraph *g, const double *score, struct prune_
 	int64_t size, least = INT64_MAX;
 	double lo = 0, hi = 0;
 
-	/* Groups that would lose all lose nothing, and scores may lie in heaps: so sizes need not fall with the ratio. The
-	 * first of a grid that is small enough is looked for, and from there back to the last that is not. */
+	/* Groups that would lose all lose nothing, so sizes need not fall with the ratio: the first of a grid that is small
+	 * enough is looked for, and then the first of all between it and the one before. */
 	for (size_t k = 0; k < LEN(grids) && !hi; k++)
 		for (int i = 1; i < grids[k] && !hi; i++) {
 			if ((size = size_at(g, score, how, (double)i / grids[k], m, gone, err)) < 0)

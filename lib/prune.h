@@ -4,9 +4,9 @@
 
 #include "depgraph.h"
 
-/* What makes a unit worth keeping. RANDOM: nothing, a draw each. L1, L2: the magnitudes, the squares of the weights that
- * go with it, rows of its producers and columns of what reads it, and of batch norm. BN: the magnitudes of batch norm's
- * weights alone. All but RANDOM relative to the group's mean. */
+/* What makes a unit worth keeping. RANDOM: nothing, a draw each. L1, L2: the magnitudes, the squares of the weights
+ * that go with it, rows of its producers and columns of what reads it, and of batch norm. BN: the magnitudes of batch
+ * norm's weights alone. All but RANDOM relative to the group's mean. */
 #define IMPORTANCES(X) X(IMP_RANDOM, "random") X(IMP_L1, "l1") X(IMP_L2, "l2") X(IMP_BN, "bn")
 #define X(id, name) id,
 enum importance { IMPORTANCES(X) IMP_COUNT };
@@ -20,7 +20,7 @@ struct prune_how {
 	double max_ratio; /* largest share of a group; 1: none */
 };
 
-/* A network that the pruned one must not exceed: in multiply-adds or parameters. PRUNE_RATIO: none, how->ratio counts. */
+/* What a target counts: multiply-adds or parameters. PRUNE_RATIO: there is no target, prune_how's ratio says it all. */
 enum prune_measure { PRUNE_RATIO, PRUNE_MACS, PRUNE_PARAMS };
 int64_t prune_measure(const struct net *net, enum prune_measure m);
 
@@ -33,8 +33,8 @@ void prune_scores(const struct depgraph *g, enum importance imp, const struct we
  * but should that leave some node without channels, units come back, best first. */
 void prune_choose(const struct depgraph *g, const double *score, const struct prune_how *how, bool *gone);
 
-/* The same for the smallest ratio that gives a network of at most `target`; how->ratio is set to it. -1 and err, which has
- * the nearest size that can be had, when none does. */
+/* The same for the smallest ratio that gives a network of at most `target`; how->ratio is set to it. -1 and err, which
+ * has the nearest size that can be had, when none does. */
 int prune_to_target(const struct depgraph *g, const double *score, struct prune_how *how, enum prune_measure m,
     int64_t target, bool *gone, char err[ERRLEN]);
 

@@ -1,11 +1,11 @@
-"""Makes tests/fixtures/prune.ts: what Torch-Pruning leaves of every architecture, for t_depgraph.
+"""Makes tests/fixtures/prune.ts: what Torch-Pruning leaves of every architecture, for t_prune.
 
-Scores come from a formula of the name of a group's first convolution or linear (in the order they run) and the channel, so
-that only widths need to be stored: of every convolution and linear, in the order of their names in "layers". Parameters and
+Scores come from a formula of the name of a group's first convolution or linear (in the order they run) and the channel,
+so that only widths need to be stored: of every convolution and linear, in the order of their "names". Parameters and
 multiply-adds are Torch-Pruning's own counts, layer by layer, of convolutions and linears, less its additions of biases.
 
-Torch-Pruning does not trace ShuffleNetV2: the shuffle is a view of five dimensions, in which channels are lost. Its frame
-has no widths; the test prunes it all the same and compares with the whole network, its lost channels zeroed.
+Torch-Pruning does not trace ShuffleNetV2: the shuffle is a view of five dimensions, in which it loses count of the
+channels. Its frame has no widths; t_depgraph compares it with the whole network, the lost channels zeroed.
 """
 import copy
 import sys
