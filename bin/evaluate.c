@@ -16,7 +16,7 @@
 static const char synopsis[] =
 	"evaluate -a ARCH -t VAL [options] <images or recipes\n"
 	"       evaluate -p POOL -t VAL [options]\n"
-	"  -a ARCH            the students' network\n"
+	"  -a ARCH            the students' network: " ARCH_NAMES("\n                     ") "\n"
 	"  -t VAL             images to validate on\n"
 	"  -r N               students, of seeds S, S+1, ... (1)\n"
 	"  -p POOL            measure these checkpoints instead; standard input is not read\n"

@@ -15,7 +15,7 @@
 static const char synopsis[] =
 	"train-ckpt -a ARCH -e EPOCHS [options] <images >pool.tar\n"
 	"       train-ckpt -i POOL -e EPOCHS[:MOST] [options] <images >pool.tar\n"
-	"  -a ARCH            train this network from scratch\n"
+	"  -a ARCH            train this network from scratch: " ARCH_NAMES("\n                     ") "\n"
 	"  -e EPOCHS          epochs that the schedule spans\n"
 	"  -f FIRST           first epoch that is kept (1)\n"
 	"  -k EVERY|A,B,...   every so many from there, or these; the run's last always (1)\n"

@@ -134,25 +134,6 @@ static void put_pair(const struct job *j, const struct val *h, const char *key)
 	putc('\n', j->out);
 }
 
-static int64_t node_params(const struct net *n, const struct node *v)
-{
-	int64_t count = 0;
-
-	if (v->param[P_WEIGHT] >= 0)
-		count += n->param[v->param[P_WEIGHT]].count;
-	if (v->param[P_BIAS] >= 0)
-		count += n->param[v->param[P_BIAS]].count;
-	return count;
-}
-
-/* As net_macs counts: multiply-adds of convolutions and linears. */
-static int64_t node_macs(const struct net *n, const struct node *v)
-{
-	if (v->op != OP_CONV && v->op != OP_LINEAR)
-		return 0;
-	return n->param[v->param[P_WEIGHT]].count * v->h * v->w;
-}
-
 static void put_layers(const struct job *j, const struct net *n)
 {
 	char shape[64];

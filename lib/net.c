@@ -385,6 +385,21 @@ int net_matched(const struct net *n, int *at)
 	return k;
 }
 
+int64_t node_params(const struct net *n, const struct node *v)
+{
+	int64_t count = 0;
+
+	for (int r = P_WEIGHT; r <= P_BIAS; r++)
+		if (v->param[r] >= 0)
+			count += n->param[v->param[r]].count;
+	return count;
+}
+
+int64_t node_macs(const struct net *n, const struct node *v)
+{
+	return op_weighs(v->op) ? n->param[v->param[P_WEIGHT]].count * v->h * v->w : 0;
+}
+
 int64_t net_params(const struct net *n)
 {
 	return n->ntheta;
@@ -394,12 +409,7 @@ int64_t net_macs(const struct net *n)
 {
 	int64_t macs = 0;
 
-	for (int i = 0; i < n->nnode; i++) {
-		const struct node *v = &n->node[i];
-		if (v->op == OP_CONV)
-			macs += (int64_t)v->c * v->h * v->w * (n->node[v->in[0]].c / v->groups) * v->k * v->k;
-		else if (v->op == OP_LINEAR)
-			macs += (int64_t)v->c * n->node[v->in[0]].c;
-	}
+	for (int i = 0; i < n->nnode; i++)
+		macs += node_macs(n, &n->node[i]);
 	return macs;
 }

@@ -137,5 +137,7 @@ int net_matched(const struct net *n, int *at);
 
 int64_t net_params(const struct net *n); /* trained parameters, as everybody counts them */
 int64_t net_macs(const struct net *n);   /* multiply-adds of convolutions and linears, one image */
+int64_t node_params(const struct net *n, const struct node *v); /* the same of one node */
+int64_t node_macs(const struct net *n, const struct node *v);
 
 #endif
