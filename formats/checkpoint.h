@@ -30,12 +30,12 @@ int checkpoint_write_mem(struct buf *out, struct val *header, const struct net *
 	char err[ERRLEN]);
 int checkpoint_read(struct ts_reader *r, struct checkpoint *c); /* an open reader of kind checkpoint; err in r->err */
 
-/* The same by the parameter, for weights that are not in memory: a stream with this header (the caller's), then each
- * parameter whole or by rows (index into its first dimension, in order), then ts_finish. */
+/* Writing by the parameter, for weights that are not in memory: a stream with this header (the caller's), then each
+ * parameter (rows,…), whole or by rows: its first dimension, in order; then ts_finish. */
 #define CHECKPOINT_PART ((size_t)64 << 20) /* bytes of a parameter that one frame takes, unless a row has more */
 struct val *checkpoint_header(const struct val *header, const struct net *n); /* with the graph in it */
 int64_t checkpoint_rows(const struct param *p, size_t part); /* rows that so many bytes are, 1 at least */
-int checkpoint_put(struct ts_writer *w, const struct param *p, int64_t row, int64_t rows, const float *x); /* (rows,…) */
+int checkpoint_put(struct ts_writer *w, const struct param *p, int64_t row, int64_t rows, const float *x);
 int checkpoint_put_param(struct ts_writer *w, const struct param *p, const float *x, size_t part); /* all its rows */
 /* ckread.c: all frames of an open reader into *w, each parameter once and whole; err in r->err. */
 int checkpoint_params(struct ts_reader *r, const struct net *n, struct weights *w);

@@ -29,7 +29,7 @@ struct intake {
 	size_t nearly;
 };
 
-/* Twice what has come; beyond half of the total all of it, so that old and new together never are more than the total. */
+/* Twice what has come; beyond half of the total all of it, so that old and new together are never more than that. */
 static size_t allowed(const struct arena *a)
 {
 	size_t least = (size_t)1 << 20, n = MAX(2 * a->come, least);
@@ -79,8 +79,8 @@ static int64_t first_row(struct intake *in, const struct val *frame, const struc
 
 	if (come == p->shape[0])
 		return fail(err, "%s: parameter %s stands twice", name, p->name);
-	if (t->type != DT_F32 || t->ndim != p->ndim || memcmp(t->shape + 1, p->shape + 1, (p->ndim - 1) * sizeof *t->shape) ||
-	    (!v && t->shape[0] != p->shape[0]))
+	if (t->type != DT_F32 || t->ndim != p->ndim || (!v && t->shape[0] != p->shape[0]) ||
+	    memcmp(t->shape + 1, p->shape + 1, (p->ndim - 1) * sizeof *t->shape))
 		return fail(err, "%s: parameter %s: its shape is not the net's", name, p->name);
 	if (v)
 		row = v->type == V_INT ? v->i : -1;

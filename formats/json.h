@@ -4,8 +4,8 @@
 
 #include "value.h"
 
-/* Maps, lists, strings, numbers, booleans and nil; integers and floats stay what they are, bit for bit. NULL and err for
- * what JSON has not: infinities and NaN, bytes, tensors, strings that are no UTF-8 or have a NUL in them. free() it. */
+/* Maps, lists, strings, numbers, booleans and nil; integers and floats stay what they are, bit for bit. NULL and err
+ * for what JSON has not: infinities and NaN, bytes, tensors, strings that are no UTF-8 or have a NUL. free() it. */
 char *val_to_json(const struct val *v, char err[ERRLEN]);
 
 /* JSON text of n bytes, nesting at most as deep as a stream may, no key twice in an object. NULL and err. */

@@ -139,6 +139,32 @@ assert len(x) == len(y) and all(list(f) == list(g) and all(np.array_equal(f[k], 
 		ckpt-import -a convnet2-8 -s 1x28x28 --mean 0.5 --std 0.5 -o out pruned.safetensors
 }
 
+@test "parameters in parts: read by every program, and as the page says" {
+	"$python" - <<-'END'
+	import tstream
+	h, frames = tstream.read("one.ts")
+	w = tstream.Writer("parts.ts", "checkpoint", h)
+	for f in frames:
+	    (k, x), = f.items()
+	    for row in range(0, len(x), 3):
+	        w.put({k: x[row:row + 3].copy(), "row": row})
+	w.finish()
+	END
+	tsinfo -l parts.ts | sed 1d >said
+	tsinfo -l one.ts | sed 1d | diff - said
+	ckpt-export parts.ts | cmp - one.safetensors
+	# PyTorch's part in it is two functions that NumPy has too
+	sed -n '/^import msgpack/,/^\.Ed/{/^\./!p}' "$root/man/checkpoint.5" | sed 's/, torch$//; s/50\.ts/parts.ts/
+	    s/torch\.cat/numpy.concatenate/; s/torch\.tensor/numpy.array/g' >read.py
+	[ "$(wc -l <read.py)" -eq 5 ]
+	cat >>read.py <<-'END'
+	import st
+	want = st.read("one.safetensors")[1]
+	assert set(want) == set(state) and all(numpy.array_equal(want[k], state[k]) for k in want)
+	END
+	"$python" read.py
+}
+
 @test "what is written is what the format says" {
 	"$python" - <<-'END'
 	import json, numpy as np, st, tstream

@@ -219,7 +219,8 @@ static void test_parts(void)
 		{ "bn.running_var", -1, 0 }, { "dw.weight", -1, 0 }, { "in.weight", -1, 0 }, { "in.bias", -1, 0 },
 		{ "fc.bias", -1, 0 }, { "fc.weight", 0, 2 });
 	REFUSE("a part behind the whole", "c1.bias stands twice", { "c1.bias", -1, 0 }, { "c1.bias", 0, 3 });
-	REFUSE("the whole behind a part", "c1.bias: its row 3 comes next, not 0", { "c1.bias", 0, 3 }, { "c1.bias", -1, 0 });
+	REFUSE("the whole behind a part", "c1.bias: its row 3 comes next, not 0", { "c1.bias", 0, 3 },
+		{ "c1.bias", -1, 0 });
 	net_free(n);
 }
 
@@ -262,7 +263,7 @@ static void test_bad_parts(void)
 	refuse_frame("rows of another type", shaped(DT_F64, 4, 1, 3, 3, 3), val_int(0), "shape is not the net's");
 }
 
-/* What checkpoint_put_param() writes with a small limit, a reader puts together; with the usual one nothing is split. */
+/* What checkpoint_put_param() splits at a small limit, a reader puts together; at the usual one nothing is split. */
 static void test_writer(void)
 {
 	struct net *n = a_net();
@@ -295,8 +296,8 @@ static void test_writer(void)
 	}
 	ts_close(&r);
 	/* A row of c1 or fc is more than a part has: 7 + 5 frames; dw's 36 bytes each are: 7. The others are whole. */
-	ok(frames == n->nparam - 3 + 7 + 5 + 7 && split == 7 + 5 + 7 && !large, "%d parameters in %d frames of at most %d bytes",
-		n->nparam, frames, PART);
+	ok(frames == n->nparam - 3 + 7 + 5 + 7 && split == 7 + 5 + 7 && !large,
+		"%d parameters in %d frames of at most %d bytes", n->nparam, frames, PART);
 	i = read_mem(&b, &c, err);
 	ok(!i && as_made(&c), "a reader puts them together%s", err);
 	if (i < 0 || checkpoint_write_mem(&whole, c.header, c.net, &c.w, err) < 0 || ts_open_mem(&r, whole.p, whole.len,
