@@ -112,7 +112,7 @@ setup()
 @test "a step that fails stops all, leaves nothing that looks whole, and what was done is there next time" {
 	# the filters of a build elsewhere, of which one is broken
 	mkdir -p tree/pipelines tree/build/bin
-	cp "$root/pipelines/teddy" tree/pipelines
+	cp "$root"/pipelines/{teddy,steps.sh} tree/pipelines
 	for prog in "$root"/build/bin/*[a-z]; do
 		[ ! -x "$prog" ] || ln -s "$prog" tree/build/bin/
 	done
@@ -132,6 +132,76 @@ setup()
 	spared stopped.err pool:
 }
 
+@test "post: a base is trained, pruned and tuned, whatever the number of jobs; what was tuned is not lost" {
+	run_into post --pool post --members 3 --jobs 1 --whole-steps 0
+	[ "$(tar tf post/02-base.tar | tr '\n' ' ')" = "0/2.ts MANIFEST " ]
+	[ "$(tar tif post/02-pool.tar | grep -v MANIFEST | tr '\n' ' ')" = "$(tar tf post/02-pruned.tar | grep -v MANIFEST | tr '\n' ' ')" ]
+	[ "$(cut -f 2 post/08-pool.tsv | wc -l)" -eq 3 ]
+	tsinfo post/02-pool.tar | grep -c 'convnet2-8-pruned, ' | grep -qx 3
+	tsinfo --history post/distilled.ts >history
+	grep -q ' prune ' history
+	[ "$(cut -f 1 post/table.tsv | tr '\n' ' ')" = "set distilled random whole " ]
+	grep -q '^pool: 3 networks of ' post.out
+	grep -Eq '^  pool: tuning  *[0-9.]+$' post.out
+	cp -a post jobs
+	# one of the members is there already, another is not whole
+	mkdir -p jobs/partial/02-pool.tar
+	mv jobs/log/02-pool.tar.made jobs/log/02-pool.tar.wanted
+	rm jobs/02-pool.tar
+	train-ckpt -i post/02-pruned.tar -e 0:2 --lr 0.1:0.001 -b 32 --threads 1 --only 1 -o jobs/partial/02-pool.tar/1.tar <post/01-train.ts
+	head -c 9000 jobs/partial/02-pool.tar/1.tar >jobs/partial/02-pool.tar/2.tar
+	run_into jobs --pool post --members 3 --jobs 2 --whole-steps 0
+	[ "$(done_again jobs.err | head -n 1)" = "fine-tuning: 0:2 epochs" ]
+	[ "$(tail -n +2 jobs/log/tune.tsv | grep -c .)" -eq 2 ]
+	cmp jobs/02-pool.tar post/02-pool.tar
+	cmp jobs/distilled.ts post/distilled.ts
+}
+
+@test "both: the two pools, the base and the random images in one table" {
+	run_into both --pool both --members 2
+	cmp both/02-pool-prior.tar first/02-pool.tar
+	cmp both/prior.ts first/distilled.ts
+	tar xf both/02-pool-prior.tar 0/2.ts
+	cmp 0/2.ts both/02-base.ts
+	[ "$(cut -f 1 both/table.tsv | tr '\n' ' ')" = "set prior post single random-prior random-post random-single whole " ]
+	[ "$(sed -n 2p both/table.tsv | cut -f 2-)" = "$(sed -n 2p first/table.tsv | cut -f 2-)" ]
+	[ "$(sed -n 5p both/table.tsv | cut -f 2-)" = "$(sed -n 3p first/table.tsv | cut -f 2-)" ]
+	[ "$(sed -n 5,7p both/table.tsv | cut -f 3 | sort -u | wc -l)" -eq 1 ]
+	[ "$(cut -f 4 both/07-soft-random-*.tsv | grep -v ± | sort -u | wc -l)" -eq 6 ] # other labels, other losses
+	for name in prior post single; do
+		[ "$(tsinfo both/$name.ts | head -n 1)" = "both/$name.ts: images, 2 frames, 40 images" ]
+		[ "$(tar tf both/$name.tar | grep -c 'png$')" -eq 40 ]
+		grep -q "^pool, $name: " both.out
+		grep -Eq "^  synthesis, $name  *[0-9.]+$" both.out
+	done
+	cp -a both again2
+	run_into again2 --pool both --members 2
+	[ -z "$(done_again again2.err)" ]
+	run_into again2 --pool both --members 2 --tune-epochs 1 # and what does not hang on it is left alone
+	done_again again2.err | grep -qx 'synthesis, post: 4 iterations'
+	spared again2.err 'pool:|base|pruning|prior|single|hard labels, random|whole'
+}
+
+@test "a base from elsewhere: a checkpoint, a pool, safetensors" {
+	local norm
+
+	norm=$(tsinfo --json first/01-train.ts | sed 's/.*"mean":\[\([0-9.]*\)\],"std":\[\([0-9.]*\)\].*/--mean \1 --std \2/')
+	ckpt-export -o base.safetensors <both/02-base.ts
+	cp both/02-base.ts base.ts
+	for kind in ts tar safetensors; do
+		file=base.$kind words=()
+		[ $kind != tar ] || file=first/02-pool.tar
+		[ $kind != safetensors ] || words=(--base-opts "$norm")
+		run_into from-$kind --pool post --members 2 --whole-steps 0 --base $file "${words[@]}"
+		spared from-$kind.err 'epochs$.*convnet|pool:'
+		[ "$(cut -f 2 from-$kind/08-pool.tsv | wc -l)" -eq 2 ]
+	done
+	cmp from-ts/02-pool.tar from-tar/02-pool.tar
+	tsinfo from-safetensors/02-base.ts | grep -q "T-shirt/top Trouser .*'Ankle boot'"
+	cut -f 3 from-safetensors/08-pool.tsv >a
+	cut -f 3 from-ts/08-pool.tsv | cmp - a
+}
+
 @test "bad command lines exit 2, missing data and bad data 1, with words" {
 	local teddy=$root/pipelines/teddy
 
@@ -141,6 +211,11 @@ setup()
 	run -2 "$teddy" --nothing sample sample out
 	run -2 "$teddy" --ipc
 	run -2 "$teddy" --arch convnet3-in sample sample out
+	run -2 "$teddy" --pool neither sample sample out
+	run -2 "$teddy" --base sample sample sample out
+	run -2 "$teddy" --members 0 --pool post sample sample out
+	run -1 "$teddy" --pool post --base nowhere.ts sample sample out
+	[[ $output == *"nowhere.ts: no such file"* ]]
 	run -1 "$teddy" nowhere sample out
 	[[ $output == *"nowhere: no such file"* ]]
 	[ ! -e out ]
@@ -186,9 +261,10 @@ examples()
 	ln -s "$root/pipelines/sample" tour/sample
 	cd tour
 	examples teddy.7 | sed 's/convnet3-32/convnet2-8/g; s/-e 8 -b 64/-e 2 -b 64/; s/-N 200/-N 3/; s/--steps 400/--steps 5/
-		s/-e 100/-e 2/; s/^load-images /load-images -n 25 /' >lines
-	[ "$(wc -l <lines)" -eq 12 ]
+		s/-e 100/-e 2/; s/^load-images /load-images -n 25 /; s/0\/8/0\/2/g' >lines
+	[ "$(wc -l <lines)" -eq 14 ]
 	bash -euo pipefail lines >said
 	[ "$(grep -c mean said)" -eq 2 ]
+	[ "$(tar tf post.tar | wc -l)" -eq 4 ]
 	[ "$(tsinfo distilled.ts | head -n 1)" = "distilled.ts: images, 2 frames, 200 images" ]
 }

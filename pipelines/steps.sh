@@ -1,0 +1,161 @@
+# What the pipelines share: steps that are done once, their time, tables. Sourced; needs $out, the folder of the outcome.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # out
+
+die()
+{
+	echo "${0##*/}: $*" >&2
+	exit 1
+}
+
+bad()
+{
+	echo "${0##*/}: $*" >&2
+	usage >&2
+	exit 2
+}
+
+# number NAME VALUE [LEAST]
+number()
+{
+	if ! [[ $2 =~ ^[0-9]{1,9}$ ]] || [ "$2" -lt "${3-1}" ]; then
+		bad "$1 $2: a whole number, at least ${3-1}, expected"
+	fi
+}
+
+# set_option --NAME VALUE...: the variable of this name
+set_option()
+{
+	local name=${1#--}
+
+	[ $# -gt 1 ] || bad "$1: a value is needed"
+	printf -v "${name//-/_}" %s "$2"
+}
+
+say()
+{
+	printf '%s  %s\n' "$(date +%T)" "$*" >&2
+}
+
+# begin_steps: the folder and what the steps need
+begin_steps()
+{
+	mkdir -p "$out/log"
+	log=$out/log
+	command -v load-images >/dev/null || die "the filters are not there; build them with make"
+	command -v parallel >/dev/null || die "GNU parallel is not installed"
+}
+
+end_steps()
+{
+	rmdir "$out/partial" 2>/dev/null || true
+}
+
+# fresh OUTPUT WANTED INPUT...: the output verifies, was made as is wanted now, and after its inputs
+fresh()
+{
+	local output=$1 wanted=$2 file
+
+	[ -e "$output" ] && [ "$wanted" = "$(cat "$log/$(basename "$output").made" 2>/dev/null)" ] || return 1
+	for file in "${@:3}"; do
+		[ ! "$file" -nt "$output" ] || return 1
+	done
+	case $output in
+	*.ts | */02-*.tar) tsinfo "$output" >/dev/null 2>&1 ;;
+	esac
+}
+
+# step OUTPUT WORDS INPUT... -- COMMAND...: runs the command, which makes OUTPUT whole or not at all, unless it is there.
+# The command may keep work that is half done in the folder $partial, and finds it there when it is run again.
+step()
+{
+	local output=$1 words=$2 inputs=() base wanted before file
+
+	base=$(basename "$output")
+	shift 2
+	while [ "$1" != -- ]; do
+		inputs+=("$1")
+		shift
+	done
+	shift
+	# How many threads did it, and where it lies, is not part of what was done.
+	wanted=$(sed -E 's/--threads [0-9]+//g' <<<"$*")
+	wanted=${wanted//"$out"\//}
+	if fresh "$output" "$wanted" "${inputs[@]}"; then
+		say "$words: there"
+		return
+	fi
+	say "$words"
+	partial=$out/partial/$base
+	for file in "${inputs[@]}"; do
+		[ ! "$file" -nt "$log/$base.wanted" ] || rm -rf "$partial"
+	done
+	[ "$wanted" = "$(cat "$log/$base.wanted" 2>/dev/null)" ] || rm -rf "$partial"
+	rm -f "$output" "$log/$base.made"
+	mkdir -p "$partial"
+	printf '%s\n' "$wanted" >"$log/$base.wanted"
+	before=$EPOCHREALTIME
+	"$@"
+	[ -e "$output" ] || die "$words: $output was not made"
+	awk -v a="$before" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", b - a }' >"$log/$base.seconds"
+	mv "$log/$base.wanted" "$log/$base.made"
+	rm -rf "$partial"
+}
+
+# seconds OUTPUT...: the time of these steps together, as far as they were done
+seconds()
+{
+	local file
+
+	for file; do
+		cat "$log/$(basename "$file").seconds" 2>/dev/null || true
+	done | awk '{ t += $1 } END { printf "%.1f\n", t }'
+}
+
+# stage NAME OUTPUT...: a line of the table of times
+stage()
+{
+	printf '  %-30s %7s\n' "$1" "$(seconds "${@:2}")"
+}
+
+# side_by_side LOG JOBS COMMAND... ::: WORD...: GNU parallel; the first job that fails ends them all
+side_by_side()
+{
+	local show=()
+
+	if [ "$2" -eq 1 ]; then
+		show=(--ungroup) # a single job shows its own progress
+	elif [ -t 2 ]; then
+		show=(--bar)
+	fi
+	parallel --will-cite --quote --jobs "$2" "${show[@]}" --halt now,fail=1 --joblog "$log/$1" "${@:3}"
+}
+
+# count STREAM frames|images
+count()
+{
+	tsinfo --json "$1" | sed -n 's/^[^[]*"'"$2"'": *\([0-9]*\).*/\1/p'
+}
+
+# mean TSV: mean and deviation of evaluate's table, two fields; "-" where there is none
+mean()
+{
+	awk -F '\t' '$2 == "mean" { split($3, v, " ± "); m = v[1]; d = v[2] }
+		$2 != "mean" { only = $3 }
+		END { print (m != "" ? m : only != "" ? only : "-") "\t" (d != "" ? d : "-") }' "$1" 2>/dev/null ||
+		printf -- '-\t-\n'
+}
+
+# For awk: cell(), a mean with its deviation in a column of 12; padded by hand, since some awks count the bytes of a sign.
+# shellcheck disable=SC2034 # the scripts use it
+cell='function cell(m, d,   text, width) {
+	text = m
+	width = length(m)
+	if (m != "-" && d != "-") {
+		text = m " ± " d
+		width += 3 + length(d)
+	}
+	for (; width < 12; width++)
+		text = text " "
+	return text
+}'

@@ -1,0 +1,114 @@
+#!/usr/bin/env bats
+# crossarch: several students of one distilled set in one table.
+
+bats_require_minimum_version 1.5.0
+load tools/small.bash
+
+setup_file()
+{
+	cd "$BATS_FILE_TMPDIR" || return
+	small_files
+	synth-init -i 4 --unit 20 -o random.ts <train.ts
+	synth-init -i 4 --unit 20 --from noise -o noise.ts <train.ts
+	run_into hard --random random.ts noise.ts val.ts
+	run_into soft --random random.ts --pool pool.tar --opts "--lr 0.02" noise.ts val.ts
+}
+
+setup()
+{
+	cd "$BATS_FILE_TMPDIR" || return
+}
+
+# run_into FOLDER ... DISTILLED TEST
+run_into()
+{
+	"$root/pipelines/crossarch" --students convnet2-8,convnet1-16 --steps 12 --batch 10 --repeats 2 "${@:2}" "$1" \
+		>"$1.out" 2>"$1.err"
+}
+
+# done_again LOG: the steps that a run did do
+done_again()
+{
+	sed -n 's/^..:..:..  //p' "$1" | grep -v ': there$' || true
+}
+
+@test "a row an architecture, mean and deviation of its students, random beside it" {
+	for kind in hard soft; do
+		[ "$(cut -f 1 $kind/table.tsv | tr '\n' ' ')" = "student convnet2-8 convnet1-16 " ]
+		for row in 2:convnet2-8 3:convnet1-16; do
+			for column in 2:distilled 4:random; do
+				file=$kind/${column#*:}-${row#*:}.tsv
+				[ "$(cut -f 2 "$file" | tr '\n' ' ')" = "0 1 mean " ]
+				grep -q "^${row#*:}	" "$file"
+				mean=$(awk -F '\t' '$2 != "mean" { s += $3 } END { printf "%.2f", s / (NR - 1) }' "$file")
+				[ "$(sed -n "${row%:*}p" $kind/table.tsv | cut -f "${column%:*}")" = "$mean" ]
+				deviation=$(awk -F '\t' '$2 != "mean" { v[NR] = $3 } END { d = v[1] - v[2]; print (d < 0 ? -d : d) / sqrt(2) }' "$file")
+				awk -v a="$deviation" -v b="$(sed -n "${row%:*}p" $kind/table.tsv | cut -f $((${column%:*} + 1)))" \
+					'BEGIN { exit a - b > 0.01 || b - a > 0.01 }'
+			done
+		done
+		grep -Eq '^convnet1-16  *[0-9.]+ ± [0-9.]+  *[0-9.]+ ± [0-9.]+$' $kind.out
+		grep -q "2 students, $kind labels" $kind.out
+	done
+	run ! cmp -s hard/distilled-convnet1-16.tsv hard/random-convnet1-16.tsv
+}
+
+@test "the students are those of evaluate by itself" {
+	OMP_NUM_THREADS=1 evaluate -a convnet1-16 -t val.ts --protocol hard-dsa --steps 12 -r 2 <random.ts | cut -f 1-5 >by-hand
+	cut -f 1-5 hard/random-convnet1-16.tsv | cmp - by-hand
+	cutmix --steps 12 -b 10 <noise.ts | softlabel -p pool.tar >labelled.ts
+	cmp labelled.ts soft/labels-distilled.ts
+	evaluate -a convnet2-8 -t val.ts --protocol soft -r 2 --lr 0.02 <labelled.ts | cut -f 1-5 >by-hand
+	cut -f 1-5 soft/distilled-convnet2-8.tsv | cmp - by-hand
+}
+
+@test "nothing is done twice, one more student is done alone, the number of jobs changes nothing" {
+	cp -a soft again
+	run_into again --random random.ts --pool pool.tar --opts "--lr 0.02" --jobs 1 noise.ts val.ts
+	[ -z "$(done_again again.err)" ]
+	run_into again --random random.ts --pool pool.tar --opts "--lr 0.02" --students convnet1-16,convnet1-8 noise.ts val.ts
+	[ "$(done_again again.err | sort | tr '\n' ';')" = "distilled, convnet1-8;random, convnet1-8;" ]
+	run_into one --random random.ts --jobs 1 noise.ts val.ts
+	cmp one/table.tsv hard/table.tsv
+}
+
+@test "without random its column is empty; a student that fails ends all without a table" {
+	run_into alone noise.ts val.ts
+	[ "$(cut -f 4,5 alone/table.tsv | sort -u | tr '\t\n' '  ')" = "- - random random_sd " ]
+	run run_into bad --students convnet2-8,lenet noise.ts val.ts
+	[ "$status" -ne 0 ]
+	grep -q lenet bad.err
+	[ ! -e bad/table.tsv ]
+	[ ! -s bad.out ]
+}
+
+@test "bad command lines exit 2, missing files 1" {
+	local crossarch=$root/pipelines/crossarch
+
+	run -2 "$crossarch" noise.ts val.ts out
+	run -2 "$crossarch" --students a noise.ts val.ts
+	run -2 "$crossarch" --students a/b noise.ts val.ts out
+	run -2 "$crossarch" --students a --steps 0 noise.ts val.ts out
+	run -2 "$crossarch" --nothing noise.ts val.ts out
+	run -1 "$crossarch" --students a nowhere.ts val.ts out
+	[[ $output == *"nowhere.ts: no such file"* ]]
+	run -1 "$crossarch" --students a --pool nowhere.tar noise.ts val.ts out
+	[ ! -e out ]
+	run -0 "$crossarch" -h
+	[[ $output == usage:* ]]
+}
+
+@test "the examples of the page, with fewer steps" {
+	mkdir pages
+	cp noise.ts pages/distilled.ts
+	cp random.ts pages
+	cp pool.tar pages/02-pool.tar
+	cp val.ts pages/01-test.ts
+	cd pages
+	PATH=$root/pipelines:$PATH
+	sed -n 's/^\.Dl //p' "$root/man/crossarch.1" | sed 's/^crossarch/& --steps 2 --repeats 1/; s/convnet3-in/convnet1-8/; s/convnet3/convnet1-8/
+		s/resnet18-small/convnet2-8-in/; s/vgg11_bn-small/convnet2-8/' >lines
+	[ "$(wc -l <lines)" -eq 2 ]
+	bash -euo pipefail lines >said 2>lines.err
+	[ "$(grep -c '1 students' said)" -eq 2 ]
+}
