@@ -4,14 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../formats/imageview.h"
 #include "../formats/recipes.h"
 #include "../formats/results.h"
 #include "../formats/teachers.h"
 #include "../lib/cli.h"
+#include "../lib/course.h"
 #include "../lib/loss.h"
 #include "../lib/plan.h"
 #include "../lib/protocol.h"
-#include "../lib/train.h"
 
 static const char synopsis[] =
 	"evaluate -a ARCH -t VAL [options] <images or recipes\n"
@@ -29,7 +30,7 @@ static const char synopsis[] =
 	"  --seed S (0), --threads N, --device cpu|auto, --isa NAME\n"
 	"  -o FILE, --log FILE, -v, -h, -V";
 
-enum { EVAL_BATCH = 250, MAX_OVERRIDES = 64 };
+enum { MAX_OVERRIDES = 64 };
 
 struct options {
 	struct cli cli;
@@ -47,12 +48,6 @@ struct student {
 	struct result res;
 };
 
-struct validation {
-	struct imageset set;
-	int *map;              /* its labels -> the students' */
-	struct norm norm;      /* the students' */
-};
-
 /* What all students share. */
 struct run {
 	const struct options *o;
@@ -65,7 +60,7 @@ struct run {
 	unsigned char *decay;     /* (ntheta) or NULL */
 	long batches, total;      /* steps an epoch; in all */
 	struct student *student;
-	struct validation val;
+	struct imageview val;
 };
 
 struct batch {
@@ -138,63 +133,34 @@ static void choose_protocol(struct run *u, enum feed feed)
 		die("%s came in, but the kl loss needs recipes with soft labels (softlabel)", what[feed]);
 }
 
-/* The validation set, its labels matched by name to those of `header`, to be seen in that one's normalisation. */
-static void read_validation(struct validation *v, const char *path, const struct val *header)
+/* The validation set, as a network for images with this header takes it; NULL: for its own. */
+static void read_validation(struct imageview *v, const char *path, const struct val *header)
 {
-	struct ts_reader r;
 	char err[ERRLEN];
 	int chw[3];
 
-	if (ts_open(&r, path, "images") < 0 || imageset_read(&r, &v->set) < 0)
-		die("%s", r.err);
-	ts_close(&r);
+	if (imageview_read(v, path, err) < 0)
+		die("%s", err);
 	if (!header)
-		header = v->set.header;
-	v->map = ecalloc(v->set.nclass, sizeof *v->map);
-	if (header_map_classes(v->set.header, header, v->map, err) < 0)
+		return;
+	if (header_shape(header, chw) < 0)
+		die("the training images have no shape");
+	if (imageview_fit(v, header, chw, false, err) < 0)
 		die("%s: %s", path, err);
-	if (header_shape(header, chw) < 0 || header_norm(header, &v->norm) < 0 || v->norm.channels != chw[0])
-		die("the training images have no shape or no normalisation that fits it");
-	if (v->set.c != chw[0] || v->set.h != chw[1] || v->set.w != chw[2])
-		die("%s: images of %dx%dx%d, the training images are %dx%dx%d", path, v->set.c, v->set.h, v->set.w, chw[0],
-			chw[1], chw[2]);
 }
 
-static void validate(struct validation *v, const struct net *net, const struct weights *w, struct workspace *ws,
+static void validate(const struct imageview *v, const struct net *net, const struct weights *w, struct workspace *ws,
 	const char *who, struct result *res)
 {
-	const struct imageset *set = &v->set;
-	size_t chw = (size_t)set->c * set->h * set->w;
-	int most = (int)MIN((int64_t)EVAL_BATCH, set->n), k = net->nclass;
-	float *x = ealigned(most * chw, sizeof *x), *logits = ealigned((size_t)most * k, sizeof *logits);
-	int64_t label[EVAL_BATCH], correct = 0;
-	double loss = 0;
+	struct source images = imageview_source(v);
+	double share;
 	char err[ERRLEN];
-	struct plan *p = plan_new(net, (struct plan_opts){ .purpose = PLAN_EVAL, .batch = most }, err);
 
-	if (!p)
+	if (course_measure(&images, net, w, ws, &share, &res->loss, err) < 0)
 		die("%s: %s", who, err);
-	plan_bind(p, ws);
-	plan_load(p, w);
-	for (int64_t from = 0; from < set->n; from += most) {
-		int n = (int)MIN((int64_t)most, set->n - from);
-
-#pragma omp parallel for
-		for (int i = 0; i < n; i++)
-			imageset_get(set, from + i, &v->norm, x + i * chw);
-		for (int i = 0; i < n; i++)
-			label[i] = v->map[set->label[from + i]];
-		plan_forward(p, n, x, logits);
-		loss += loss_ce(logits, label, n, k, NULL) * n;
-		correct += count_correct(logits, label, n, k);
-	}
-	if (!isfinite(loss))
+	if (!isfinite(res->loss))
 		die("%s: the validation loss is not finite", who);
-	res->accuracy = 100.0 * correct / set->n;
-	res->loss = loss / set->n;
-	plan_free(p);
-	free(x);
-	free(logits);
+	res->accuracy = 100.0 * share;
 }
 
 static void set_optimiser(const struct run *u, struct optim *o)
@@ -566,8 +532,7 @@ int main(int argc, char **argv)
 		}
 		report_students(&u);
 	}
-	imageset_free(&u.val.set);
-	free(u.val.map);
+	imageview_free(&u.val);
 	ws_free(u.ws);
 	return 0;
 }

@@ -254,12 +254,12 @@ static void fit_val(struct run *r, const struct val *header)
 static double accuracy(struct run *r)
 {
 	struct source val = imageview_source(&r->val);
-	double share;
+	double share, loss;
 	char err[ERRLEN];
 
 	if (!r->o->val)
 		return NAN;
-	if (course_measure(&val, r->net, &r->learner.w, r->ws, &share, err) < 0)
+	if (course_measure(&val, r->net, &r->learner.w, r->ws, &share, &loss, err) < 0)
 		die("%s", err);
 	return share;
 }

@@ -173,9 +173,9 @@ void course_recalibrate(struct course *c, struct trainer *t, struct weights *w)
 }
 
 int course_measure(const struct source *s, const struct net *net, const struct weights *w, struct workspace *ws,
-    double *accuracy, char err[ERRLEN])
+    double *accuracy, double *loss, char err[ERRLEN])
 {
-	int batch = MIN(100, s->n);
+	int batch = MIN(250, s->n);
 	struct plan *p = plan_new(net, (struct plan_opts){ .purpose = PLAN_EVAL, .batch = batch }, err);
 	int64_t right = 0;
 	float *x, *logits;
@@ -186,6 +186,7 @@ int course_measure(const struct source *s, const struct net *net, const struct w
 	logits = ealigned((size_t)batch * net->nclass, sizeof *logits);
 	plan_bind(p, ws);
 	plan_load(p, w);
+	*loss = 0;
 	for (int64_t from = 0; from < s->n; from += batch) {
 		int n = MIN(batch, s->n - from);
 
@@ -193,8 +194,10 @@ int course_measure(const struct source *s, const struct net *net, const struct w
 		for (int i = 0; i < n; i++)
 			s->get(s->set, from + i, x + i * each(s));
 		plan_forward(p, n, x, logits);
+		*loss += loss_ce(logits, s->label + from, n, net->nclass, NULL) * n;
 		right += count_correct(logits, s->label + from, n, net->nclass);
 	}
+	*loss /= s->n;
 	*accuracy = (double)right / s->n;
 	plan_free(p);
 	free(x);

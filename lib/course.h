@@ -75,8 +75,8 @@ int course_epoch(struct course *c, struct trainer *t, struct learner *l, int epo
  * epoch, of what each batch shows in training; nothing else of w changes, and nothing is dropped. */
 void course_recalibrate(struct course *c, struct trainer *t, struct weights *w);
 
-/* Share of the images that the network gets right. -1 and err. */
+/* Share of the images that the network gets right, mean cross-entropy. -1 and err. */
 int course_measure(const struct source *s, const struct net *net, const struct weights *w, struct workspace *ws,
-    double *accuracy, char err[ERRLEN]);
+    double *accuracy, double *loss, char err[ERRLEN]);
 
 #endif

@@ -152,6 +152,23 @@ END
 	done
 }
 
+@test "members drop what is theirs to drop, the same each time" {
+	load-images -n 2 -s 32 --classes @sample/CLASSES sample/train-images-idx3-ubyte.gz >work/few.ts
+	train-ckpt -a mobilenet_v2-small -e 1 -b 20 --lr 0 -o work/net.tar <work/few.ts
+	cat work/net.tar work/net.tar >work/twice.tar
+	for run in a b; do # one batch of all images as they are: nothing else is drawn
+		train-ckpt -i work/twice.tar -e 1 --lr 0.1 -b 20 --crop none --flip 0 --only 0 -o work/0$run.tar <work/few.ts
+	done
+	train-ckpt -i work/twice.tar -e 1 --lr 0.1 -b 20 --crop none --flip 0 --only 1 -o work/1.tar <work/few.ts
+	cmp work/0a.tar work/0b.tar
+	python <<-'END'
+	p, q = (members(f"work/{k}.tar")["0/1.ts"][1] for k in ("0a", "1"))
+	far = np.abs(p["classifier.1.weight"] - q["classifier.1.weight"]).max()
+	near = np.abs(p["features.0.1.running_mean"] - q["features.0.1.running_mean"]).max()
+	assert far > 1e-3 and near < 1e-5, (far, near)
+	END
+}
+
 @test "fine-tuning learns; a checkpoint by itself is a pool of one" {
 	train-ckpt -i 0/1.ts -e 5 --lr 0.05 -b 20 -t val.ts -o work/one.tar <train.ts
 	[ "$(tar tf work/one.tar | head -n 1)" = 0/5.ts ]
