@@ -125,6 +125,12 @@ END
 	tar xif work/joined.tar -C work/b
 	rm work/[ab]/MANIFEST
 	diff -r work/a work/b
+	for k in 2 3; do
+		tar -Af work/part-0.tar work/part-$k.tar
+	done
+	[ "$(tar tf work/part-0.tar)" = "$(tar tif work/joined.tar)" ]
+	evaluate -p work/part-0.tar -t val.ts | cut -f 1-4 >work/appended
+	evaluate -p work/joined.tar -t val.ts | cut -f 1-4 | cmp - work/appended
 	evaluate -p work/joined.tar -t val.ts | cut -f 1-4 >work/joined
 	evaluate -p tuned.tar -t val.ts | cut -f 1-4 | cmp - work/joined
 }

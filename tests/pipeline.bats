@@ -135,7 +135,7 @@ setup()
 @test "post: a base is trained, pruned and tuned, whatever the number of jobs; what was tuned is not lost" {
 	run_into post --pool post --members 3 --jobs 1 --whole-steps 0
 	[ "$(tar tf post/02-base.tar | tr '\n' ' ')" = "0/2.ts MANIFEST " ]
-	[ "$(tar tif post/02-pool.tar | grep -v MANIFEST | tr '\n' ' ')" = "$(tar tf post/02-pruned.tar | grep -v MANIFEST | tr '\n' ' ')" ]
+	[ "$(tar tf post/02-pool.tar | grep -v MANIFEST | tr '\n' ' ')" = "$(tar tf post/02-pruned.tar | grep -v MANIFEST | tr '\n' ' ')" ]
 	[ "$(cut -f 2 post/08-pool.tsv | wc -l)" -eq 3 ]
 	tsinfo post/02-pool.tar | grep -c 'convnet2-8-pruned, ' | grep -qx 3
 	tsinfo --history post/distilled.ts >history
@@ -186,8 +186,8 @@ setup()
 	local norm
 
 	norm=$(tsinfo --json first/01-train.ts | sed 's/.*"mean":\[\([0-9.]*\)\],"std":\[\([0-9.]*\)\].*/--mean \1 --std \2/')
-	ckpt-export -o base.safetensors <both/02-base.ts
-	cp both/02-base.ts base.ts
+	tar xOf first/02-pool.tar 0/2.ts >base.ts
+	ckpt-export -o base.safetensors <base.ts
 	for kind in ts tar safetensors; do
 		file=base.$kind words=()
 		[ $kind != tar ] || file=first/02-pool.tar
