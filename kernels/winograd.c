@@ -15,7 +15,7 @@
 #include "isa.h"
 #include "wino.h"
 
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 12")
 
 void KERNEL(wino_filter)(float *u, const float *w, int c, int k, bool flip)
 {
@@ -153,7 +153,7 @@ INLINE void micro_##rows##_##vecs(float *m, size_t mstride, const float *v, size
 			store8(o, add ? load8(o) + acc[r][j] : acc[r][j]); \
 		} \
 }
-MICRO(6, 2) MICRO(6, 1) MICRO(4, 2) MICRO(4, 1) MICRO(2, 2) MICRO(2, 1) MICRO(1, 2) MICRO(1, 1)
+MICRO(12, 1) MICRO(6, 2) MICRO(6, 1) MICRO(4, 2) MICRO(4, 1) MICRO(2, 2) MICRO(2, 1) MICRO(1, 2) MICRO(1, 1)
 
 /* All rows of one panel of 8 or 16 columns. */
 INLINE void panel(float *m, size_t mstride, const float *v, size_t rstride, size_t istride, const float *u, size_t ustride,
@@ -168,6 +168,8 @@ INLINE void panel(float *m, size_t mstride, const float *v, size_t rstride, size
 		micro_##k##_1(m + t * mstride, mstride, v + t * rstride, rstride, istride, u, ustride, n, add); \
 	t += k; \
 } while (0)
+	for (; !two && t + 12 <= rows; t += 12) /* a single vector has too few sums to hide additions behind each other */
+		micro_12_1(m + t * mstride, mstride, v + t * rstride, rstride, istride, u, ustride, n, add);
 	while (t + 6 <= rows)
 		STEP(6);
 	if (t + 4 <= rows)
