@@ -211,7 +211,11 @@ accuracy() # of the mean line
 	l = soft("work/l.ts")
 	ce = (np.log(np.exp(l).sum(1)) - l[np.arange(len(y)), y]).mean()
 	line = open("work/one").read().split("\t")
-	assert line[2] == "%.2f" % (100 * (l.argmax(1) == y).mean()) and abs(float(line[3]) - ce) < 2e-3, (line, ce)
+	mine = l[np.arange(len(y)), y]
+	others = np.where(np.arange(l.shape[1]) == y[:, None], -np.inf, l).max(1)
+	least, most = (100 * (mine > others).mean(), 100 * (mine >= others).mean())  # halves can be equal where floats differ
+	assert least - 0.006 <= float(line[2]) <= most + 0.006 and most - least < 1, (line, least, most)
+	assert abs(float(line[3]) - ce) < 2e-3, (line, ce)
 	assert h["history"][-1]["program"] == "softlabel" and len(h["history"][-1]["args"]["pool"]["xxh3"]) == 32
 	END
 }
