@@ -135,12 +135,23 @@ def widths(net):
     return np.array([m.weight.shape[:2] for _, m in weighing(net)], dtype=np.int32)
 
 
+def roots(net, x):
+    """Of every convolution and linear that makes channels: the first of its group, "" where nothing of it may go."""
+    p, of = pruner(net, x, None), {}
+    places = Formula(running_order(net, x))
+    for group in p.DG.get_all_groups(ignored_layers=p.ignored_layers, root_module_types=p.root_module_types):
+        for dep, _ in group:
+            if dep.handler in (tp.prune_conv_out_channels, tp.prune_linear_out_channels):
+                of[dep.target.module] = places.root(group)[0]
+    return [of.get(m, "") for _, m in weighing(net)]
+
+
 def case(out, arch):
     net, size = build(arch)
     x = torch.zeros(1, 3, size, size)
     params, macs = count(net, x)
     out.put({"layers": widths(net), "arch": arch, "size": size, "names": [k for k, _ in weighing(net)],
-             "params": params, "macs": macs})
+             "roots": roots(copy.deepcopy(net), x), "params": params, "macs": macs})
     for ratio, whole, to in SETTINGS:
         small = copy.deepcopy(net)
         pruner(small, x, Formula(running_order(small, x)), ratio, whole, to).step()

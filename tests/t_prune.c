@@ -82,6 +82,32 @@ static int widths_differ(const struct net *net, const struct val *names, const s
 	return 0;
 }
 
+/* Every producer stands in the group of the root that the fixture names; "" for one of which nothing may go. */
+static int groups_differ(const struct depgraph *g, const struct val *names, const struct val *roots)
+{
+	const struct net *net = g->net;
+
+	for (size_t k = 0; k < names->list.len; k++) {
+		const char *name = names->list.item[k]->s.p, *want = roots->list.item[k]->s.p, *root = "";
+		int v = 0;
+
+		while (v < net->nnode && strcmp(net->node[v].name, name))
+			v++;
+		if (v == net->nnode || (!depgraph_producer(net, v) && !*want))
+			continue; /* widths_differ() says so; depthwise: in no group as a producer on either side */
+		int unit = g->unit[g->element[v]], of = 0;
+		while (unit >= g->group[of].first + g->group[of].n)
+			of++;
+		if (!g->group[of].fixed)
+			root = net->node[g->group[of].root].name;
+		if (strcmp(root, want)) {
+			printf("# %s: in the group of '%s', '%s' expected\n", name, root, want);
+			return 1;
+		}
+	}
+	return 0;
+}
+
 static int sizes_differ(const struct net *net, const struct val *frame)
 {
 	return net_params(net) != val_get_int(frame, "params", 0) || net_macs(net) != val_get_int(frame, "macs", 0);
@@ -94,7 +120,7 @@ static void subject_free(struct subject *s)
 	if (val_get(s->frame, "untraced"))
 		ok(!s->bad && !s->settings, "%s: torchvision's widths; Torch-Pruning cannot trace it, see t_depgraph", s->arch);
 	else
-		ok(!s->bad && s->settings == SETTINGS, "%s: widths, parameters and multiply-adds are Torch-Pruning's",
+		ok(!s->bad && s->settings == SETTINGS, "%s: groups, widths, parameters and multiply-adds are Torch-Pruning's",
 		    s->arch);
 	net_free(s->net);
 	depgraph_free(s->g);
@@ -138,7 +164,7 @@ static void subject_new(struct subject *s, struct val *frame)
 	mean_scores(s);
 	s->bad = widths_differ(s->net, names, layers);
 	if (!val_get(frame, "untraced"))
-		s->bad += sizes_differ(s->net, frame);
+		s->bad += sizes_differ(s->net, frame) + groups_differ(s->g, names, val_get(frame, "roots"));
 }
 
 static void check_widths(struct subject *s, struct val *frame)
