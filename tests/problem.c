@@ -7,6 +7,7 @@
 #include "../lib/loss.h"
 
 enum { WHOLE = 3200 }; /* image tensors up to this size are stored whole */
+enum { SIGNS = 5000 }; /* the tensor that the signs of calm biases are of */
 
 double uniform(uint32_t i, uint32_t j)
 {
@@ -47,13 +48,15 @@ static void fill_param(struct problem *p, int param, int j)
 
 	for (size_t i = 0; i < q->count; i++) {
 		double u = uniform(i, j), calm_beta = u < 0.5 ? u - 1 : u;
+		if (p->gain)
+			calm_beta = (0.5 + u / 2) * (uniform(i, SIGNS) < 0.5 ? -1 : 1);
 		if (heavy && p->gain && biased)
 			x[i] = q->role == P_WEIGHT ? (2 * u - 1) * sqrt(3) * sqrt(2.0 / fan_in) * p->gain : calm_beta;
 		else if (heavy)
 			x[i] = q->role == P_WEIGHT ? (2 * u - 1) * sqrt(3) * sqrt(2.0 / fan_in) : (u - 0.5) * 0.2;
 		else if (q->role == P_WEIGHT)
 			x[i] = (0.5 + u) * (p->gain ? p->gain : p->calm ? 0.15 : 1);
-		else if (q->role == P_BIAS && p->calm)
+		else if (q->role == P_BIAS && (p->calm || p->gain))
 			x[i] = calm_beta;
 		else
 			x[i] = q->role == P_VAR ? 0.5 + u : (u - 0.5) * 0.5;
@@ -83,6 +86,25 @@ static struct val *read_names(const struct val *frame)
 	return names;
 }
 
+/* "bn", or the modules that have a running mean. */
+static struct val *read_bn(const struct val *frame)
+{
+	const struct val *modules = val_get(frame, "modules");
+	struct val *names;
+
+	if (!modules)
+		return val_copy(val_get(frame, "bn"));
+	names = val_list();
+	for (size_t i = 0; i < modules->list.len; i++) {
+		const char *module = modules->list.item[i]->s.p, *colon = strchr(module, ':');
+		char *path = estrndup(module, colon - module);
+		if (strchr(colon, 'm'))
+			val_push(names, val_str(path));
+		free(path);
+	}
+	return names;
+}
+
 static void fill_weights(struct problem *p)
 {
 	for (size_t j = 0; j < p->names->list.len; j++) {
@@ -96,7 +118,7 @@ static void fill_weights(struct problem *p)
 
 void problem_new(struct problem *p, struct val *frame)
 {
-	const struct val *shape = val_get(frame, "shape"), *bn = val_get(frame, "bn");
+	const struct val *shape = val_get(frame, "shape");
 	const struct tensor *labels = val_get_tensor(frame, "labels");
 	char err[ERRLEN];
 
@@ -110,6 +132,7 @@ void problem_new(struct problem *p, struct val *frame)
 	p->gain = val_get_f64(frame, "gain", 0);
 	p->sampled = val_get_int(frame, "sampled", 41);
 	p->names = read_names(frame);
+	p->bn = read_bn(frame);
 	for (int i = 0; i < 3; i++)
 		p->chw[i] = shape->list.item[i]->i;
 	p->net = net_arch(val_get_str(frame, "arch"), p->chw, p->k, err);
@@ -124,10 +147,10 @@ void problem_new(struct problem *p, struct val *frame)
 		p->images[i] = (2 * uniform(i, 1000 + val_get_int(frame, "seed", 0)) - 1) * 1.7;
 	p->logits = ecalloc((size_t)p->n * p->k, sizeof *p->logits);
 	p->dlogits = ecalloc((size_t)p->n * p->k, sizeof *p->dlogits);
-	p->ntap = bn->list.len;
+	p->ntap = p->bn->list.len;
 	for (int l = 0; l < p->ntap; l++) {
 		char gamma[96];
-		snprintf(gamma, sizeof gamma, "%s.weight", bn->list.item[l]->s.p);
+		snprintf(gamma, sizeof gamma, "%s.weight", p->bn->list.item[l]->s.p);
 		int param = find_param(p->net, gamma);
 		size_t c = param < 0 ? 1 : p->net->param[param].count;
 		p->stat[l] = (struct layer_stats){ c, p->k, values(c, 2000 + 2 * l, CENTRED),
@@ -150,6 +173,7 @@ void problem_free(struct problem *p)
 	weights_free(&p->weights);
 	net_free(p->net);
 	val_free(p->names);
+	val_free(p->bn);
 	val_free(p->frame);
 }
 
@@ -227,6 +251,11 @@ static int picked(const struct param *q, enum pick pick)
 	return pick == ALL || running == (pick == RUNNING);
 }
 
+static double number(const struct tensor *t, size_t i)
+{
+	return t->type == DT_F64 ? ((const double *)t->data)[i] : ((const float *)t->data)[i];
+}
+
 double off_params(const struct problem *p, const char *key, enum pick pick, const struct weights *w, double floor)
 {
 	const struct val *names = p->names;
@@ -237,12 +266,11 @@ double off_params(const struct problem *p, const char *key, enum pick pick, cons
 	size_t at = 0, tensor = 0;
 
 	free(norm_key);
-	if (!stored || !norms || stored->type != DT_F32 || norms->type != DT_F64)
+	if (!stored || !norms || stored->type != DT_F32)
 		die("fixture %s: no %s", p->name, key);
 	const float *ref = stored->data;
-	const double *full = norms->data;
 	for (size_t i = 0; i < tensor_count(norms); i++)
-		top = fmax(top, full[i]);
+		top = fmax(top, number(norms, i));
 	for (size_t j = 0; j < names->list.len; j++) {
 		int i = find_param(p->net, names->list.item[j]->s.p);
 		const struct param *q = &p->net->param[i];
@@ -250,7 +278,7 @@ double off_params(const struct problem *p, const char *key, enum pick pick, cons
 			continue;
 		const float *got = weights_param(p->net, w, i);
 		size_t stride = q->count / p->sampled + 1;
-		double diff = 0, size = 0, share;
+		double diff = 0, size = 0, share, full = number(norms, MIN(tensor, tensor_count(norms) - 1));
 		for (size_t e = 0; e < q->count; e += stride, at++) {
 			double d = (double)got[e] - ref[at];
 			diff += d * d;
@@ -258,8 +286,8 @@ double off_params(const struct problem *p, const char *key, enum pick pick, cons
 		}
 		/* The stored part stands for the whole: its size, and its floor, are in proportion. */
 		share = sqrt((double)((q->count + stride - 1) / stride) / q->count);
-		double off = fmax(sqrt(diff) / fmax(sqrt(size), fmax(full[tensor], floor * top) * share),
-		    fabs(norm(got, q->count) - full[tensor]) / fmax(full[tensor], floor * top));
+		double off = fmax(sqrt(diff) / fmax(sqrt(size), fmax(full, floor * top) * share),
+		    fabs(norm(got, q->count) - full) / fmax(full, floor * top));
 		worst = isnan(off) ? INFINITY : fmax(worst, off);
 		tensor++;
 	}
@@ -283,7 +311,7 @@ struct plan *make_plan(const struct problem *p, enum purpose purpose, int batch,
 /* The statistics that belong to tap i of a plan, by the BN layer's name. */
 static int stats_of(const struct problem *p, struct plan *plan, int i)
 {
-	const struct val *bn = val_get(p->frame, "bn");
+	const struct val *bn = p->bn;
 
 	for (size_t l = 0; l < bn->list.len; l++)
 		if (!strcmp(bn->list.item[l]->s.p, p->net->node[plan_tap(plan, i)->node].name))
@@ -296,6 +324,8 @@ double synthesis(const struct problem *p, struct plan *plan, const float *images
 	plan_forward(plan, p->n, images, p->logits);
 	double loss = loss_ce(p->logits, p->label, p->n, p->k, p->dlogits);
 	for (int i = 0; i < plan_ntaps(plan); i++) {
+		if (p->net->node[plan_tap(plan, i)->node].op != OP_BN)
+			continue; /* the fixture has batch norms only, t_ops all others */
 		int l = stats_of(p, plan, i);
 		loss += p->alpha * match_layer(plan_tap(plan, i), &p->stat[l], p->label, p->n, w, l == 0 ? p->first : 1,
 		    p->alpha);

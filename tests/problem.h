@@ -18,6 +18,7 @@ enum { MAX_TAPS = 128 };
 struct problem {
 	const char *name;
 	struct val *frame, *names;    /* names of the parameters in PyTorch's order */
+	struct val *bn;               /* paths of batch norms, as PyTorch registers them */
 	int found;                    /* how many of them the net has */
 	struct net *net;
 	struct weights weights;
@@ -31,7 +32,7 @@ struct problem {
 	int calm;                     /* another formula for norms, see gen_nets.py */
 	double gain;                  /* another for all that has a bias, see gen_zoo.py; 0: no */
 	int sampled, stride;          /* what is stored: so many of a parameter, every so many-th of large images */
-	struct layer_stats stat[MAX_TAPS]; /* in the order of the frame's "bn" */
+	struct layer_stats stat[MAX_TAPS]; /* in the order of bn */
 };
 
 void problem_new(struct problem *p, struct val *frame); /* takes the frame over */
