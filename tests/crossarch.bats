@@ -72,9 +72,23 @@ done_again()
 	cmp one/table.tsv hard/table.tsv
 }
 
+@test "other teachers, other test images: done again, however old these files are" {
+	cp -a soft other
+	cp pool.tar older.tar
+	cp val.ts older.ts
+	touch -d 2001-01-01 older.tar older.ts
+	run_into other --random random.ts --pool older.tar --opts "--lr 0.02" noise.ts val.ts
+	[ "$(done_again other.err | grep -c '^soft labels, ')" -eq 2 ]
+	run_into other --random random.ts --pool older.tar --opts "--lr 0.02" noise.ts older.ts
+	[ "$(done_again other.err | wc -l)" -eq 4 ]
+}
+
 @test "without random its column is empty; a student that fails ends all without a table" {
 	run_into alone noise.ts val.ts
 	[ "$(cut -f 4,5 alone/table.tsv | sort -u | tr '\t\n' '  ')" = "- - random random_sd " ]
+	cp -a hard alone2
+	run_into alone2 noise.ts val.ts
+	cmp alone/table.tsv alone2/table.tsv
 	run run_into bad --students convnet2-8,lenet noise.ts val.ts
 	[ "$status" -ne 0 ]
 	grep -q lenet bad.err
@@ -88,6 +102,7 @@ done_again()
 	run -2 "$crossarch" noise.ts val.ts out
 	run -2 "$crossarch" --students a noise.ts val.ts
 	run -2 "$crossarch" --students a/b noise.ts val.ts out
+	run -2 "$crossarch" --students a,b,a noise.ts val.ts out
 	run -2 "$crossarch" --students a --steps 0 noise.ts val.ts out
 	run -2 "$crossarch" --nothing noise.ts val.ts out
 	run -1 "$crossarch" --students a nowhere.ts val.ts out

@@ -107,6 +107,20 @@ setup()
 	spared again.err pool:
 	cmp again/03-stats.ts first/03-stats.ts
 	cmp again/distilled.ts first/distilled.ts
+	run_into again --student convnet1-8-in
+	[ "$(done_again again.err | grep -c '^students on hard labels')" -eq 3 ]
+	[ "$(done_again again.err | wc -l)" -eq 3 ]
+	run_into again --student convnet1-8-in --soft-student convnet1-8
+	[ "$(done_again again.err | grep -c '^students on soft labels')" -eq 3 ]
+	run_into again --student convnet1-8-in --soft-student convnet1-8 --mix-opts "--alpha 0.5"
+	[ "$(done_again again.err | grep -c '^students on soft labels')" -eq 3 ]
+}
+
+@test "a folder with blanks in its name" {
+	cp -a first "once more"
+	run_into "once more"
+	[ -z "$(done_again "once more.err")" ]
+	cmp "once more/table.tsv" first/table.tsv
 }
 
 @test "a step that fails stops all, leaves nothing that looks whole, and what was done is there next time" {
