@@ -134,7 +134,7 @@ side_by_side()
 # count STREAM frames|images
 count()
 {
-	tsinfo --json "$1" | sed -n 's/^[^[]*"'"$2"'": *\([0-9]*\).*/\1/p'
+	tsinfo --json <"$1" | sed -n 's/^[^[]*"'"$2"'": *\([0-9]*\).*/\1/p'
 }
 
 # mean TSV: mean and deviation of evaluate's table, two fields; "-" where there is none

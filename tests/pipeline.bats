@@ -116,11 +116,14 @@ setup()
 	[ "$(done_again again.err | grep -c '^students on soft labels')" -eq 3 ]
 }
 
-@test "a folder with blanks in its name" {
-	cp -a first "once more"
-	run_into "once more"
-	[ -z "$(done_again "once more.err")" ]
-	cmp "once more/table.tsv" first/table.tsv
+@test "a folder with blanks and brackets in its name" {
+	cp -a first "once [more]"
+	run_into "once [more]"
+	[ -z "$(done_again "once [more].err")" ]
+	cmp "once [more]/table.tsv" first/table.tsv
+	rm "once [more]/distilled.ts"
+	run_into "once [more]"
+	cmp "once [more]/distilled.ts" first/distilled.ts
 }
 
 @test "a step that fails stops all, leaves nothing that looks whole, and what was done is there next time" {
@@ -202,16 +205,18 @@ setup()
 	norm=$(tsinfo --json first/01-train.ts | sed 's/.*"mean":\[\([0-9.]*\)\],"std":\[\([0-9.]*\)\].*/--mean \1 --std \2/')
 	tar xOf first/02-pool.tar 0/2.ts >base.ts
 	ckpt-export -o base.safetensors <base.ts
+	sed 's/^Bag$/a "bag", \\ or [\\"pouch\\"]/' sample/CLASSES >names
 	for kind in ts tar safetensors; do
 		file=base.$kind words=()
 		[ $kind != tar ] || file=first/02-pool.tar
-		[ $kind != safetensors ] || words=(--base-opts "$norm")
+		[ $kind != safetensors ] || words=(--base-opts "$norm" --classes @names)
 		run_into from-$kind --pool post --members 2 --whole-steps 0 --base $file "${words[@]}"
 		spared from-$kind.err 'epochs$.*convnet|pool:'
 		[ "$(cut -f 2 from-$kind/08-pool.tsv | wc -l)" -eq 2 ]
 	done
 	cmp from-ts/02-pool.tar from-tar/02-pool.tar
 	tsinfo from-safetensors/02-base.ts | grep -q "T-shirt/top Trouser .*'Ankle boot'"
+	tsinfo from-safetensors/02-base.ts | grep -qF "$(sed -n 9p names)"
 	cut -f 3 from-safetensors/08-pool.tsv >a
 	cut -f 3 from-ts/08-pool.tsv | cmp - a
 }
