@@ -42,17 +42,41 @@ static void linear_forward(const struct pass *q, const struct stage *s, int i0, 
 	}
 }
 
-static void sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq, int i0, int i1)
+/* Sums about ref; `near`: taken about the image's own first value and moved to ref in double, since squares of floats far
+ * from zero leave nothing of a small deviation. */
+static void sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq, bool near, int i0, int i1)
 {
 	const struct exec *e = s->exec;
 	const struct cpu *cpu = q->p->be_data;
+	double per = (double)e->h * e->w;
+	float *first = cpu->coef[q->tid];
 
 	for (int i = i0; i < i1; i++) {
-		size_t nc = (size_t)i * e->c;
-		memset(sum + nc, 0, e->c * sizeof *sum);
-		memset(sumsq + nc, 0, e->c * sizeof *sumsq);
-		cpu->k->sums(sum + nc, sumsq + nc, at(q, s->x, i), e->ref, e->c, e->h, e->w);
+		const float *x = at(q, s->x, i);
+		double *s1 = sum + (size_t)i * e->c, *s2 = sumsq + (size_t)i * e->c;
+
+		memset(s1, 0, e->c * sizeof *s1);
+		memset(s2, 0, e->c * sizeof *s2);
+		for (int c = 0; near && c < e->cp; c++)
+			first[c] = x[c / 8 * (int64_t)per * 8 + c % 8];
+		cpu->k->sums(s1, s2, x, near ? first : e->ref, e->c, e->h, e->w);
+		for (int c = 0; near && c < e->c; c++) {
+			double d = (double)first[c] - e->ref[c];
+			s2[c] += 2 * d * s1[c] + per * d * d;
+			s1[c] += per * d;
+		}
 	}
+}
+
+/* What the backward sums of image i are taken about: with an instance norm the image's mean. */
+static const float *center_of(const struct exec *e, int i, float *room)
+{
+	if (!e->isum)
+		return e->center;
+	memset(room, 0, e->cp * sizeof *room);
+	for (int c = 0; c < e->c; c++)
+		room[c] = e->isum[(size_t)i * e->c + c] / ((double)e->h * e->w);
+	return room;
 }
 
 static void f_head(const struct pass *q, const struct stage *s, int i0, int i1)
@@ -80,9 +104,9 @@ static void f_head(const struct pass *q, const struct stage *s, int i0, int i1)
 		for (int i = i0; i < i1; i++)
 			dnn_conv_forward(h->dnn, q->tid, at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias);
 	if (s->tap >= 0 && (q->p->opts.taps || q->p->opts.purpose == PLAN_TRAIN))
-		sums_of(q, s, q->p->tap[s->tap].sum, q->p->tap[s->tap].sumsq, i0, i1);
+		sums_of(q, s, q->p->tap[s->tap].sum, q->p->tap[s->tap].sumsq, q->p->opts.purpose == PLAN_TRAIN, i0, i1);
 	if (e->isum)
-		sums_of(q, s, e->isum, e->isumsq, i0, i1);
+		sums_of(q, s, e->isum, e->isumsq, true, i0, i1);
 }
 
 static void f_epilogue(const struct pass *q, const struct stage *s, int i0, int i1)
@@ -145,7 +169,8 @@ static void b_epilogue(const struct pass *q, const struct stage *s, int i0, int 
 			size_t nc = (size_t)i * e->c;
 			memset(e->sdz + nc, 0, e->c * sizeof *e->sdz);
 			memset(e->sdzx + nc, 0, e->c * sizeof *e->sdzx);
-			cpu->k->sums_back(e->sdz + nc, e->sdzx + nc, dz, at(q, s->x, i), e->ref, e->c, e->h, e->w);
+			cpu->k->sums_back(e->sdz + nc, e->sdzx + nc, dz, at(q, s->x, i),
+			    center_of(e, i, cpu->coef[q->tid]), e->c, e->h, e->w);
 		}
 	}
 }
@@ -171,6 +196,7 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 	const struct exec *e = s->exec;
 	int64_t per = (int64_t)e->h * e->w;
 	float *coef = cpu->coef[q->tid], *gain = e->gain, *a = e->a, *b = e->b;
+	const float *center = e->center;
 
 	if (s->norm < 0 && s->tap < 0)
 		return;
@@ -178,12 +204,13 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 	if (e->isum) {
 		gain = coef, a = coef + e->cp, b = coef + 2 * e->cp;
 		memset(coef, 0, 3 * e->cp * sizeof *coef);
+		center = center_of(e, i, coef + 3 * e->cp);
 		for (int c = 0; c < e->c; c++) {
 			size_t nc = (size_t)i * e->c + c;
 			double m = e->isum[nc] / per, v = fmax(e->isumsq[nc] / per - m * m, 0);
-			norm_back(per, m, v, p->net->node[s->norm].eps, e->gamma[c], e->sdz[nc], e->sdzx[nc], gain + c, a + c, b + c);
+			norm_back(per, m - center[c], v, p->net->node[s->norm].eps, e->gamma[c], e->sdz[nc], e->sdzx[nc], gain + c, a + c, b + c);
 			if (t)
-				a[c] += t->a[nc], b[c] += t->b[nc];
+				a[c] += t->a[nc] + t->b[nc] * (double)center[c], b[c] += t->b[nc]; /* the tap's ref is 0 */
 		}
 	} else if (t) {
 		a = coef, b = coef + e->cp;
@@ -191,7 +218,7 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 		memcpy(a, t->a + (size_t)i * e->c, e->c * sizeof *a);
 		memcpy(b, t->b + (size_t)i * e->c, e->c * sizeof *b);
 	}
-	cpu->k->affine_back(at(q, s->dx, i), at(q, s->dz, i), at(q, s->x, i), gain, a, b, e->ref, e->cp / 8, per);
+	cpu->k->affine_back(at(q, s->dx, i), at(q, s->dz, i), at(q, s->x, i), gain, a, b, center, e->cp / 8, per);
 }
 
 static void add_floats(float *out, const float *in, size_t n)
@@ -333,6 +360,7 @@ static void finish_forward(struct plan *p, const struct stage *s, int n)
 			sum += t->sum[(size_t)i * e->c + c], sumsq += t->sumsq[(size_t)i * e->c + c];
 		double mu = sum / m, v = fmax(sumsq / m - mu * mu, 0), g = e->gamma[c] / sqrt(v + eps);
 		e->mean[c] = mu; /* about ref */
+		e->center[c] = mu + e->ref[c];
 		e->var[c] = v;
 		e->scale[c] = g;
 		e->shift[c] = e->beta[c] - (mu + e->ref[c]) * g;
@@ -353,12 +381,13 @@ static void finish_backward(struct plan *p, const struct stage *s, int n, float 
 			sdz += e->sdz[nc], sdzx += e->sdzx[nc];
 			if (e->isum) {
 				double per = (double)e->h * e->w, mu = e->isum[nc] / per, var = fmax(e->isumsq[nc] / per - mu * mu, 0);
-				dgamma += (e->sdzx[nc] - mu * e->sdz[nc]) / sqrt(var + v->eps);
+				dgamma += (e->sdzx[nc] - (mu - (float)mu) * e->sdz[nc]) / sqrt(var + v->eps);
 			}
 		}
 		if (!e->isum) {
-			norm_back(m, e->mean[c], e->var[c], v->eps, e->gamma[c], sdz, sdzx, e->gain + c, e->a + c, e->b + c);
-			dgamma = (sdzx - e->mean[c] * sdz) / sqrt(e->var[c] + v->eps);
+			double mu = e->mean[c] + e->ref[c] - e->center[c]; /* what a float could not hold */
+			norm_back(m, mu, e->var[c], v->eps, e->gamma[c], sdz, sdzx, e->gain + c, e->a + c, e->b + c);
+			dgamma = (sdzx - mu * sdz) / sqrt(e->var[c] + v->eps);
 		}
 		if (dtheta) {
 			dtheta[p->net->param[v->param[P_WEIGHT]].offset + c] = dgamma;

@@ -31,6 +31,9 @@ struct exec {
 	float *gain, *a, *b;          /* (cp) backward: dx = gain*dz + a + b*(x - ref) */
 	float *ref;                   /* (cp) zeros (instance norm) or the tap's */
 	float *gamma, *beta;          /* (cp) */
+	/* (cp) what backward sums are taken about: in training the batch's mean, since sums about a value far from it cancel
+	 * (instance norms: the image's, see center_of()); else ref. */
+	float *center;
 	double *sdz, *sdzx;           /* TRAIN: (batch,c) sums of dz and dz*(x - ref) per image */
 	double *mean, *var;           /* TRAIN: (c) of the batch, biased */
 	double *isum, *isumsq;        /* instance norm: (batch,c) */
@@ -45,9 +48,9 @@ struct cpu {
 	int nthread;                  /* that the per-thread arrays below are made for */
 	size_t nscratch;
 	float **scratch;              /* Winograd's tiles, weight gradients; per thread */
-	float **coef;                 /* (3*cp) per thread: per-image affine coefficients */
-	double **sum;                 /* (3*cp) per thread */
-	float *zero;                  /* (3*cp) */
+	float **coef;                 /* (4*cp) per thread: per-image affine coefficients */
+	double **sum;                 /* (4*cp) per thread */
+	float *zero;                  /* (4*cp) */
 	size_t ncoef;
 };
 

@@ -148,6 +148,7 @@ static int compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
 	for (int i = 0; i < e->c; i++)
 		e->scale[i] = e->gain[i] = 1;
 	e->ref = s->tap >= 0 ? p->tap_ref[s->tap] : ealigned(e->cp, 4);
+	e->center = train && s->norm >= 0 && !in ? ealigned(e->cp, 4) : e->ref;
 	size_t nc = (size_t)p->opts.batch * e->c;
 	if (in) {
 		e->isum = ecalloc(nc, sizeof *e->isum);
@@ -205,7 +206,7 @@ int cpu_compile(struct plan *p, char err[ERRLEN])
 		if (e->head.wino_fwd)
 			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
 		cpu->nscratch = MAX(cpu->nscratch, e->head.ndw);
-		cpu->ncoef = MAX(cpu->ncoef, 3 * (size_t)MAX(e->cp, pad8(c->oc)));
+		cpu->ncoef = MAX(cpu->ncoef, 4 * (size_t)MAX(e->cp, pad8(c->oc)));
 	}
 	cpu->zero = ealigned(cpu->ncoef + 1, 4);
 	cpu_threads(p, get_threads());
@@ -228,6 +229,8 @@ void cpu_release(struct plan *p)
 		free(e->head.dw), free(e->head.db);
 		free(e->head.fwd), free(e->head.dgrad), free(e->head.bias);
 		free(e->scale), free(e->shift), free(e->gain), free(e->a), free(e->b), free(e->gamma), free(e->beta);
+		if (e->center != e->ref)
+			free(e->center);
 		if (p->stage[i].tap < 0)
 			free(e->ref);
 		solo_release(e);

@@ -211,6 +211,20 @@ static struct net *instance_norms(void)
 	return finish();
 }
 
+/* Images far from zero: batch norms whose mean is a hundred deviations away from the running one. */
+static struct net *far_away(void)
+{
+	net = net_new("by-hand", (int[]){ 3, 9, 9 });
+	op(OP_INPUT);
+	conv(0, 12, 3, 1, 0, 1, false);
+	op(OP_BN);
+	op(OP_RELU);
+	conv(net->nnode - 1, 9, 3, 1, 1, 1, true);
+	op(OP_BN);
+	op(OP_SILU);
+	return finish();
+}
+
 static double *doubles(const float *x, size_t n)
 {
 	double *y = ecalloc(n + 1, sizeof *y);
@@ -361,7 +375,7 @@ static void run(const struct problem *p, const char *isa, enum purpose purpose, 
 	free(dtheta);
 }
 
-static void examine(const char *name, struct net *n)
+static void examine(const char *name, struct net *n, double offset)
 {
 	static const char *const isas[] = { "avx512", "avx2", "plain" }; /* oneDNN keeps the first */
 	struct problem p = { .name = name, .net = n, .w = weights_new(n) };
@@ -379,7 +393,7 @@ static void examine(const char *name, struct net *n)
 	p.pixels = (size_t)IMAGES * n->chw[0] * n->chw[1] * n->chw[2];
 	p.x = ecalloc(p.pixels, sizeof *p.x);
 	for (size_t i = 0; i < p.pixels; i++)
-		p.x[i] = rng_normal(&r);
+		p.x[i] = offset + rng_normal(&r);
 	for (int i = 0; i < IMAGES; i++)
 		p.label[i] = rng_below(&r, CLASSES);
 	p.theta = doubles(p.w.theta, n->ntheta);
@@ -404,15 +418,16 @@ static void examine(const char *name, struct net *n)
 int main(void)
 {
 	set_threads(2);
-	examine("activations", activations());
-	examine("depthwise", depthwise());
-	examine("grouped", grouped());
-	examine("concat", dense());
-	examine("shuffle", shuffle());
-	examine("squeeze and excite", excite());
-	examine("classifier", classifier());
-	examine("enlarge", enlarge());
-	examine("without norms", without_norms());
-	examine("instance norms", instance_norms());
+	examine("activations", activations(), 0);
+	examine("depthwise", depthwise(), 0);
+	examine("grouped", grouped(), 0);
+	examine("concat", dense(), 0);
+	examine("shuffle", shuffle(), 0);
+	examine("squeeze and excite", excite(), 0);
+	examine("classifier", classifier(), 0);
+	examine("enlarge", enlarge(), 0);
+	examine("without norms", without_norms(), 0);
+	examine("instance norms", instance_norms(), 0);
+	examine("far away", far_away(), 300);
 	return tap_end();
 }
