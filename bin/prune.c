@@ -62,6 +62,15 @@ static double ratio(const char *what, const char *s)
 	return r;
 }
 
+static double most(const char *what, const char *s)
+{
+	double r = ereal(what, s, -HUGE_VAL, HUGE_VAL);
+
+	if (!(r > 0 && r <= 1))
+		die("%s %s: a share is above 0 and at most 1", what, s);
+	return r;
+}
+
 /* "0.66x", "7.72M", "1200000" */
 static struct target parse_target(const char *what, const char *s, enum prune_measure m)
 {
@@ -113,7 +122,7 @@ static void parse(struct options *o, int argc, char **argv)
 		case IMPORTANCE: o->importance = parse_importance(optarg); break;
 		case GLOBAL: o->how.global = true; break;
 		case ROUND_TO: o->how.round_to = eint("--round-to", optarg, 1, 65536); break;
-		case MAX_RATIO: o->how.max_ratio = strcmp(optarg, "1") ? ratio("--max-ratio", optarg) : 1; break;
+		case MAX_RATIO: o->how.max_ratio = most("--max-ratio", optarg); break;
 		case MEMBER: o->member = eint("--member", optarg, 0, 1 << 20); break;
 		case SEED: o->seed = eint("--seed", optarg, 0, UINT32_MAX); break;
 		case 'i': o->in = optarg; break;

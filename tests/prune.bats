@@ -108,6 +108,7 @@ check()
 	prune -n 2 -r 0.3 --round-to 4 <base.ts >work/round.tar
 	prune -n 2 -r 0.7 --global --max-ratio 0.5 <base.ts >work/cap.tar
 	prune -n 2 -r 0.7 --global <base.ts >work/nocap.tar
+	prune -n 2 -r 0.5 --max-ratio 1.0 <base.ts | cmp - work/half.tar
 	check <<-'END'
 	def all(name, what):
 	    return [what(h) for h, _ in members(f"work/{name}.tar").values()]
