@@ -18,7 +18,7 @@ bad()
 # number NAME VALUE [LEAST]
 number()
 {
-	if ! [[ $2 =~ ^[0-9]{1,9}$ ]] || [ "$2" -lt "${3-1}" ]; then
+	if ! [[ $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || [ "$2" -lt "${3-1}" ]; then
 		bad "$1 $2: a whole number, at least ${3-1}, expected"
 	fi
 }

@@ -206,6 +206,8 @@ setup()
 	tar xOf first/02-pool.tar 0/2.ts >base.ts
 	ckpt-export -o base.safetensors <base.ts
 	sed 's/^Bag$/a "bag", \\ or [\\"pouch\\"]/' sample/CLASSES >names
+	mkdir -p from-ts/log
+	echo 9999 >from-ts/log/02-base.tar.seconds # of a run that made its base
 	for kind in ts tar safetensors; do
 		file=base.$kind words=()
 		[ $kind != tar ] || file=first/02-pool.tar
@@ -214,6 +216,7 @@ setup()
 		spared from-$kind.err 'epochs$.*convnet|pool:'
 		[ "$(cut -f 2 from-$kind/08-pool.tsv | wc -l)" -eq 2 ]
 	done
+	run ! grep -Eq '^  base  *9999' from-ts.out
 	cmp from-ts/02-pool.tar from-tar/02-pool.tar
 	tsinfo from-safetensors/02-base.ts | grep -q "T-shirt/top Trouser .*'Ankle boot'"
 	tsinfo from-safetensors/02-base.ts | grep -qF "$(sed -n 9p names)"
@@ -227,6 +230,7 @@ setup()
 	run -2 "$teddy" sample out
 	run -2 "$teddy" --ipc none sample sample out
 	run -2 "$teddy" --ipc 0 sample sample out
+	run -2 "$teddy" --ipc 08 sample sample out
 	run -2 "$teddy" --nothing sample sample out
 	run -2 "$teddy" --ipc
 	run -2 "$teddy" --arch convnet3-in sample sample out
