@@ -278,7 +278,7 @@ static void make_checkpoint(struct run *r, struct val *train, struct buf *out)
 
 	val_put(h, "train", train);
 	if (checkpoint_write_mem(out, h, r->net, &r->learner.w, err) < 0)
-		die("%s", err);
+		die("%s%s%s", r->course.who ? r->course.who : "", r->course.who ? ": " : "", err);
 	val_free(h);
 }
 

@@ -255,11 +255,15 @@ int64_t checkpoint_rows(const struct param *p, size_t part)
 int checkpoint_put(struct ts_writer *w, const struct param *p, int64_t row, int64_t rows, const float *x)
 {
 	struct tensor t = { .type = DT_F32, .ndim = p->ndim, .data = (void *)x };
-	struct val *frame = val_map(), *v;
+	struct val *frame, *v;
 	int rc;
 
 	memcpy(t.shape, p->shape, p->ndim * sizeof *t.shape);
 	t.shape[0] = rows;
+	for (size_t i = 0; i < tensor_count(&t); i++) /* no reader would take it */
+		if (!isfinite(x[i]))
+			return fail(w->err, "parameter %s: not a finite number", p->name);
+	frame = val_map();
 	v = val_tensor(t);
 	val_put(frame, p->name, v);
 	if (rows < p->shape[0])

@@ -189,6 +189,7 @@ others=(other-channels.ts other-size.ts other-classes.ts other-names.ts)
 	bad train-ckpt val.ts 'train-ckpt -a convnet1-8 -e 1 -t @ OUT <train.ts'
 	misfit train-ckpt 'train-ckpt -a convnet1-8 -e 1 -t @ OUT <train.ts' . other-channels.ts other-size.ts other-names.ts \
 		stats.ts
+	misfit train-ckpt 'train-ckpt -i @ -e 0 OUT <train.ts' 'running_var: not a finite number' huge.ts
 	fails 'not finite' train-ckpt -a convnet1-8 -e 9 -b 10 --lr 1e6 -o out/x <train.ts
 	[ ! -e out/x ]
 }
