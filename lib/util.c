@@ -13,15 +13,22 @@ const char *progname = "teddy";
 
 static int drawn; /* a progress line stands on the terminal */
 
+/* One line, whatever names out of a file are in it, and no control characters for a terminal. */
 static void vwarn(const char *fmt, va_list ap)
 {
 	int saved = errno;
 	size_t n = strlen(fmt);
+	char *line;
 
 	progress_done();
+	if (vasprintf(&line, fmt, ap) < 0)
+		line = NULL;
+	for (char *c = line; c && *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = '?';
 	flockfile(stderr);
-	fprintf(stderr, "%s: ", progname);
-	vfprintf(stderr, fmt, ap);
+	fprintf(stderr, "%s: %s", progname, line ? line : fmt);
+	free(line);
 	if (n && fmt[n - 1] == ':')
 		fprintf(stderr, " %s", strerror(saved));
 	putc('\n', stderr);

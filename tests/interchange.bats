@@ -272,6 +272,7 @@ assert len(x) == len(y) and all(list(f) == list(g) and all(np.array_equal(f[k], 
 	put("cycle", nodes(**{"in": [7]}))
 	put("itself", nodes(**{"in": [5]}))
 	put("operation", nodes(op="guess"))
+	put("lines", nodes(name="a\nb", op="\x1b[31m"))
 	put("node", lambda h: h["net"]["nodes"].pop(5))
 	put("graphless", lambda h: h.pop("net"))
 	put("kind", lambda h: h.update(kind="images"))
@@ -284,7 +285,8 @@ assert len(x) == len(y) and all(list(f) == list(g) and all(np.array_equal(f[k], 
 	ckpt-import -o out same.safetensors
 	cmp out one.ts
 	rm out
-	for bad in 'cycle:no earlier node' 'itself:no earlier node' "operation:unknown operation 'guess'" 'node:no earlier node' \
+	for bad in 'cycle:no earlier node' 'itself:no earlier node' "operation:unknown operation 'guess'" \
+		"lines:a?b: unknown operation '?[31m'" 'node:no earlier node' \
 		'graphless:no graph' 'kind:no header of a checkpoint' 'version:no header of a checkpoint' \
 		'classes:9 classes, but its net has 10 outputs' 'text:not JSON' 'twice:duplicate' 'list:no header'; do
 		echo "$bad"
