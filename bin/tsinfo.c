@@ -10,8 +10,7 @@
 #include "../formats/show.h"
 
 static const char help[] =
-	"usage: tsinfo [-l] [-v] [--history | --json] [-o FILE] [FILE...]\n"
-	"  -l          list a checkpoint's network, layer by layer\n"
+	"usage: tsinfo [-v] [--history | --json] [-o FILE] [FILE...]\n"
 	"  -v          name every class\n"
 	"  --history   only the pipeline that made it\n"
 	"  --json      one JSON object a stream\n"
@@ -34,7 +33,7 @@ struct info {
 };
 
 struct job {
-	bool list, verbose, history, json;
+	bool verbose, history, json;
 	FILE *out;
 };
 
@@ -134,24 +133,6 @@ static void put_pair(const struct job *j, const struct val *h, const char *key)
 	putc('\n', j->out);
 }
 
-static void put_layers(const struct job *j, const struct net *n)
-{
-	char shape[64];
-	int i, pad;
-
-	fprintf(j->out, "\t%-28s %-8s %-16s %12s %16s\n", "layer", "op", "output", "params", "MACs");
-	for (i = 0; i < n->nnode; i++) {
-		const struct node *v = &n->node[i];
-
-		snprintf(shape, sizeof shape, "%dx%dx%d", v->c, v->h, v->w);
-		pad = 28 - (int)strlen(v->name);
-		putc('\t', j->out);
-		put_text(j->out, v->name);
-		fprintf(j->out, "%*s %-8s %-16s %12lld %16lld\n", MAX(pad, 0), "", op_name[v->op], shape,
-			(long long)node_params(n, v), (long long)node_macs(n, v));
-	}
-}
-
 static void put_info(const struct job *j, const struct info *in)
 {
 	int i;
@@ -191,8 +172,6 @@ static void put_info(const struct job *j, const struct info *in)
 		putc('\n', j->out);
 	}
 	put_history(j->out, in->header, "\thistory  ");
-	if (in->net && j->list)
-		put_layers(j, in->net);
 }
 
 /* Strings that are no UTF-8 have no place in JSON. */
@@ -243,28 +222,15 @@ static json_t *to_json(const struct val *v)
 	}
 }
 
-static json_t *net_json(const struct job *j, const struct net *n)
+static json_t *net_json(const struct net *n)
 {
-	json_t *t = json_object(), *layers = json_array(), *layer;
-	int i;
+	json_t *t = json_object();
 
 	json_object_set_new(t, "arch", json_text(n->arch));
 	json_object_set_new(t, "input", json_pack("[iii]", n->chw[0], n->chw[1], n->chw[2]));
 	json_object_set_new(t, "classes", json_integer(n->nclass));
 	json_object_set_new(t, "parameters", json_integer(net_params(n)));
 	json_object_set_new(t, "macs", json_integer(net_macs(n)));
-	for (i = 0; i < n->nnode && j->list; i++) {
-		const struct node *v = &n->node[i];
-
-		layer = json_pack("{s:s s:[iii] s:I s:I}", "op", op_name[v->op], "output", v->c, v->h, v->w,
-			"parameters", (json_int_t)node_params(n, v), "macs", (json_int_t)node_macs(n, v));
-		json_object_set_new(layer, "name", json_text(v->name));
-		json_array_append_new(layers, layer);
-	}
-	if (j->list)
-		json_object_set_new(t, "layers", layers);
-	else
-		json_decref(layers);
 	return t;
 }
 
@@ -290,7 +256,7 @@ static void put_json(const struct job *j, const struct info *in)
 	}
 	json_object_set_new(t, "fields", fields);
 	if (in->net)
-		json_object_set_new(t, "net", net_json(j, in->net));
+		json_object_set_new(t, "net", net_json(in->net));
 	/* A write error shows when standard output is flushed. */
 	json_dumpf(t, j->out, JSON_COMPACT);
 	putc('\n', j->out);
@@ -393,11 +359,10 @@ static void parse(struct job *j, const char **out, int argc, char **argv)
 	};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "lvo:hV", longs, NULL)) != -1)
+	while ((c = getopt_long(argc, argv, "vo:hV", longs, NULL)) != -1)
 		switch (c) {
 		case HISTORY: j->history = true; break;
 		case JSON: j->json = true; break;
-		case 'l': j->list = true; break;
 		case 'v': j->verbose = true; break;
 		case 'o': *out = optarg; break;
 		case 'h': fputs(help, stdout); eflush(); exit(0);

@@ -126,7 +126,7 @@ assert h["classes"] == list("abcdefghij") and h["history"][:-1] == g["history"] 
 	    w.put({k: x.copy()})
 	w.finish()
 	END
-	tsinfo -l pruned.ts | grep -q 'features.4 *conv *3x'
+	ckpt-info pruned.ts | grep -q '^features.4 *conv 3x3 *3x'
 	ckpt-export <pruned.ts >pruned.safetensors
 	ckpt-import pruned.safetensors >again.ts
 	"$python" -c '
@@ -150,8 +150,8 @@ assert len(x) == len(y) and all(list(f) == list(g) and all(np.array_equal(f[k], 
 	        w.put({k: x[row:row + 3].copy(), "row": row})
 	w.finish()
 	END
-	tsinfo -l parts.ts | sed 1d >said
-	tsinfo -l one.ts | sed 1d | diff - said
+	ckpt-info parts.ts | sed 1d >said
+	ckpt-info one.ts | sed 1d | diff - said
 	ckpt-export parts.ts | cmp - one.safetensors
 	# PyTorch's part in it is two functions that NumPy has too
 	sed -n '/^import msgpack/,/^\.Ed/{/^\./!p}' "$root/man/checkpoint.5" | sed 's/, torch$//; s/50\.ts/parts.ts/
