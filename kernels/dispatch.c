@@ -4,6 +4,42 @@
 #include "kernels.h"
 #include "wino.h"
 
+struct direct_border direct_border(const struct direct_shape *s, bool dgrad)
+{
+	struct direct_border b = { s->pad, (s->oh - 1) * s->stride + s->k - s->pad - s->ih,
+		(s->ow - 1) * s->stride + s->k - s->pad - s->iw };
+
+	if (dgrad)
+		b = (struct direct_border){ (s->k - 1 - s->pad) / s->stride, (s->ih - 1 + s->pad) / s->stride - (s->oh - 1),
+			(s->iw - 1 + s->pad) / s->stride - (s->ow - 1) };
+	if (b.before < 0)
+		b.before = 0;
+	if (b.after_h < 0)
+		b.after_h = 0;
+	if (b.after_w < 0)
+		b.after_w = 0;
+	return b;
+}
+
+size_t direct_filter_floats(const struct direct_shape *s, bool dgrad)
+{
+	int c = dgrad ? s->o : s->c, o = dgrad ? s->c : s->o;
+
+	return (size_t)((o + PANEL - 1) / PANEL) * pad8(c) * s->k * s->k * PANEL;
+}
+
+/* What is read with its border, and two places a pixel. */
+size_t direct_scratch_floats(const struct direct_shape *s, int n)
+{
+	struct direct_border f = direct_border(s, false), g = direct_border(s, true);
+	size_t forward = (size_t)pad8(s->c) * (s->ih + f.before + f.after_h) * (s->iw + f.before + f.after_w) +
+	    2 * (size_t)s->oh * s->ow;
+	size_t back = (size_t)pad8(s->o) * (s->oh + g.before + g.after_h) * (s->ow + g.before + g.after_w) +
+	    2 * (size_t)s->ih * s->iw;
+
+	return n * (forward > back ? forward : back);
+}
+
 size_t wino_filter_floats(int c, int k)
 {
 	return (size_t)POINTS * ((k + PANEL - 1) / PANEL) * c * PANEL;

@@ -17,6 +17,12 @@ struct wino_shape { /* 3x3, stride 1: y (K,oh,ow) = w * x (C,ih,iw), oh = ih + 2
 	int ih, iw, oh, ow, pad;
 };
 
+enum { KERNEL_TAPS = 256 }; /* at most k*k */
+struct direct_shape { /* y (o,oh,ow) = w * x (c,ih,iw), k x k taps */
+	int c, o;       /* channels, as they are (not padded) */
+	int ih, iw, oh, ow, k, stride, pad;
+};
+
 enum act { ACT_RELU6, ACT_SILU, ACT_SIGMOID };
 
 struct kernels {
@@ -41,12 +47,15 @@ struct kernels {
 	void (*image_dgrad)(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k,
 	    int stride, int pad);
 
-	/* Any k x k convolution: y (KB,oh,ow,8) from x, blocked or plain (C,ih,iw), w (KB,k,k,C,8), bias (KB*8) or NULL. Its
-	 * gradient dx (CB,ih,iw,8), written, from dy (OB,oh,ow,8), w (CB,k,k,O,8); o real channels. */
-	void (*conv)(float *y, const float *x, const float *w, const float *bias, int c, int ih, int iw, bool plain, int kb,
-	    int oh, int ow, int k, int stride, int pad);
-	void (*conv_dgrad)(float *dx, const float *dy, const float *w, int cb, int ih, int iw, int o, int oh, int ow, int k,
-	    int stride, int pad);
+	/* Convolutions of any kind, n images at once, and their input gradients. u: prepared filters of the one or the other,
+	 * direct_filter_floats() of them, from w (O,C,k,k). bias (OB*8) or NULL. scratch: direct_scratch_floats(). */
+	void (*direct_filter)(float *u, const float *w, const struct direct_shape *s, bool dgrad);
+	void (*direct_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
+	    const struct direct_shape *s);
+	void (*direct_dgrad)(float *dx, const float *dy, const float *u, float *scratch, int n, const struct direct_shape *s);
+	/* y (KB,oh,ow,8) from a plain image (C,ih,iw), w (KB,k,k,C,8), bias (KB*8) or NULL. */
+	void (*image_conv)(float *y, const float *x, const float *w, const float *bias, int c, int ih, int iw, int kb, int oh,
+	    int ow, int k, int stride, int pad);
 	/* Weight gradient dw (KB,C,k,k,8) += of a k x k convolution from x, blocked or plain (C,ih,iw), and dy (KB,oh,ow,8). */
 	void (*conv_wgrad)(float *dw, const float *x, const float *dy, int c, int ih, int iw, bool plain, int kb, int oh,
 	    int ow, int k, int stride, int pad);
@@ -77,6 +86,12 @@ struct kernels {
 	 * wino_wgrad_scratch_floats(). */
 	void (*wino_wgrad)(float *dw, const float *x, const float *dy, float *scratch, int n, const struct wino_shape *s);
 };
+struct direct_border { /* zeros around what is read: x, or for its gradient dy */
+	int before, after_h, after_w;
+};
+struct direct_border direct_border(const struct direct_shape *s, bool dgrad);
+size_t direct_filter_floats(const struct direct_shape *s, bool dgrad);
+size_t direct_scratch_floats(const struct direct_shape *s, int n);
 size_t wino_filter_floats(int c, int k);
 size_t wino_scratch_floats(int c, int k);
 size_t wino_wgrad_scratch_floats(int c, int k);

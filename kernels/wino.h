@@ -1,4 +1,4 @@
-/* Sizes that winograd.c works with and its callers allocate by. */
+/* Sizes that winograd.c and direct.c work with and their callers allocate by. */
 #ifndef WINO_H
 #define WINO_H
 

@@ -96,10 +96,13 @@ static void f_head(const struct pass *q, const struct stage *s, int i0, int i1)
 		for (int i = i0; i < i1; i++)
 			cpu->k->dw_conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, e->cp / 8, h->shape.ih, h->shape.iw,
 			    h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
-	else if (s->head >= 0 && h->own_fwd)
+	else if (s->head >= 0 && h->direct_fwd)
+		cpu->k->direct_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0,
+		    &h->direct);
+	else if (s->head >= 0 && h->image_fwd)
 		for (int i = i0; i < i1; i++)
-			cpu->k->conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, h->shape.ic, h->shape.ih, h->shape.iw,
-			    h->shape.plain_src, e->cp / 8, h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
+			cpu->k->image_conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, h->shape.ic, h->shape.ih,
+			    h->shape.iw, e->cp / 8, h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
 	else if (s->head >= 0)
 		for (int i = i0; i < i1; i++)
 			dnn_conv_forward(h->dnn, q->tid, at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias);
@@ -326,19 +329,20 @@ static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 			continue;
 		}
 		undo_norm(q, s, i);
-		if (s->head < 0 || !h->dgrad || !gin || h->wino_dgrad)
+		if (s->head < 0 || !h->dgrad || !gin || h->wino_dgrad || h->direct_dgrad)
 			continue;
 		const float *dx = at(q, s->dx >= 0 ? s->dx : s->dy[0], i);
 		const struct conv_shape *c = &h->shape;
 		if (h->depthwise)
 			cpu->k->dw_dgrad(gin, dx, h->dgrad, pad8(c->oc) / 8, c->ih, c->iw, c->oh, c->ow, c->k, c->stride, c->pad);
-		else if (h->own_dgrad)
-			cpu->k->conv_dgrad(gin, dx, h->dgrad, pad8(c->ic) / 8, c->ih, c->iw, c->oc, c->oh, c->ow, c->k, c->stride, c->pad);
 		else if (h->image_dgrad)
 			cpu->k->image_dgrad(gin, dx, h->dgrad, c->ic, c->ih, c->iw, pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
 		else
 			dnn_conv_dgrad(h->dnn, q->tid, gin, dx, h->dgrad);
 	}
+	if (s->head >= 0 && h->direct_dgrad && s->gin >= 0)
+		cpu->k->direct_dgrad(at(q, s->gin, i0), at(q, s->dx >= 0 ? s->dx : s->dy[0], i0), h->dgrad, cpu->scratch[q->tid],
+		    i1 - i0, &h->direct);
 	if (s->head >= 0 && h->wino_dgrad && s->gin >= 0) {
 		const struct conv_shape *c = &h->shape;
 		struct wino_shape ws = { c->oc, c->ic, c->oh, c->ow, c->ih, c->iw, 2 - c->pad };

@@ -13,8 +13,9 @@
 struct head {
 	struct conv_shape shape;
 	int groups;                   /* of a grouped convolution that runs as a dense one, else 1 */
-	/* Our kernels; else oneDNN. own: the direct ones, where that has no fast code. */
-	bool depthwise, wino_fwd, wino_dgrad, image_dgrad, wino_wgrad, own_fwd, own_dgrad, own_wgrad;
+	/* Our kernels; else oneDNN. direct: strides, where it is faster, and what oneDNN has no fast code for. */
+	bool depthwise, wino_fwd, wino_dgrad, image_fwd, image_dgrad, wino_wgrad, direct_fwd, direct_dgrad, own_wgrad;
+	struct direct_shape direct;
 	struct dnn_conv *dnn;         /* whatever our kernels leave over; NULL: nothing */
 	float *fwd, *dgrad, *bias;    /* bias padded to 8, zeros where the node has none */
 	float **dw;                   /* TRAIN: weight gradients, one a thread, in the implementation's layout */
