@@ -90,7 +90,7 @@ static int infer_classes(const struct options *o, const struct safetensors *s)
 	int nclass = 1;
 
 	if (!n)
-		usage("%s", err);
+		die("%s", err);
 	t = st_find(s, n->param[n->node[n->nnode - 1].param[P_WEIGHT]].name);
 	if (t && t->ndim == 2) {
 		if (t->shape[0] < 1 || t->shape[0] > 65536)

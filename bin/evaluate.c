@@ -158,8 +158,6 @@ static void validate(const struct imageview *v, const struct net *net, const str
 
 	if (course_measure(&images, net, w, ws, &share, &res->loss, err) < 0)
 		die("%s: %s", who, err);
-	if (!isfinite(res->loss))
-		die("%s: the validation loss is not finite", who);
 	res->accuracy = 100.0 * share;
 }
 

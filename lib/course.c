@@ -202,5 +202,5 @@ int course_measure(const struct source *s, const struct net *net, const struct w
 	plan_free(p);
 	free(x);
 	free(logits);
-	return 0;
+	return isfinite(*loss) ? 0 : fail(err, "the validation loss is not finite");
 }

@@ -75,7 +75,7 @@ int course_epoch(struct course *c, struct trainer *t, struct learner *l, int epo
  * epoch, of what each batch shows in training; nothing else of w changes, and nothing is dropped. */
 void course_recalibrate(struct course *c, struct trainer *t, struct weights *w);
 
-/* Share of the images that the network gets right, mean cross-entropy. -1 and err. */
+/* Share of the images that the network gets right, mean cross-entropy. -1 and err, also where that is not finite. */
 int course_measure(const struct source *s, const struct net *net, const struct weights *w, struct workspace *ws,
     double *accuracy, double *loss, char err[ERRLEN]);
 

@@ -80,6 +80,18 @@ $(cat)
 END
 }
 
+@test "a network that measures nothing finite is an error, not an accuracy of 0" {
+	"$python" - <<-'END'
+	import tstream
+	h, frames = tstream.read("0/4.ts")
+	w = tstream.Writer("work/neg.ts", "checkpoint", {k: v for k, v in h.items() if k not in ("tensorstream", "kind")})
+	for f in frames:
+	    w.put({k: v - 9 if k.endswith("running_var") else v for k, v in f.items()})
+	w.finish()
+	END
+	refused 'the validation loss is not finite' train-ckpt -i work/neg.ts -e 1 --lr 1e-4 -b 20 -t val.ts -o out <train.ts
+}
+
 @test "every member has epochs and a rate of its own, those of the page" {
 	[ "$(tar tf tuned.tar | tr '\n' ' ')" = "$(tar tf pruned.tar | tr '\n' ' ')" ]
 	python <<-'END'

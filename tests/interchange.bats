@@ -336,11 +336,12 @@ assert len(x) == len(y) and all(list(f) == list(g) and all(np.array_equal(f[k], 
 	refused 'of kind images' ckpt-export -o out train.ts
 	refused 'No space left' sh -c 'ckpt-export one.ts >/dev/full'
 	refused 'No space left' sh -c 'ckpt-import one.safetensors >/dev/full'
+	refused "unknown architecture 'nothing'" ckpt-import -a nothing -o out one.safetensors
 	refused 'not a regular file' sh -c 'cat one.safetensors | ckpt-import /dev/stdin >std'
 }
 
 @test "wrong command lines" {
-	for line in ckpt-import 'ckpt-import a b' 'ckpt-import -a nothing one.safetensors' 'ckpt-import -s 3x4 -a convnet1-3 x' \
+	for line in ckpt-import 'ckpt-import a b' 'ckpt-import -s 3x4 -a convnet1-3 x' \
 		'ckpt-import -s 1x4x4x4 -a convnet1-3 x' 'ckpt-import -s 3x4x4 x' 'ckpt-import -a convnet1-3 -s 1x4x4 x' \
 		'ckpt-import --mean 0.5 x' 'ckpt-import --mean 0.5 --std 0 x' 'ckpt-import --classes a,a x' 'ckpt-export --type f8' \
 		'ckpt-export a b' 'ckpt-export --nothing'; do
