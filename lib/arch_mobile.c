@@ -11,7 +11,7 @@ struct stage { /* blocks of one kind: the first takes the stride and changes the
 static void inverted_residual(struct builder *b, int expand, int out, int stride, int index)
 {
 	int in = b->at, width = build_width(b), hidden = width * expand, module = 0;
-	char prefix[32];
+	char prefix[48];
 
 	if (expand != 1) {
 		snprintf(prefix, sizeof prefix, "features.%d.conv.%d", index, module++);
@@ -30,7 +30,7 @@ void arch_mobilenet_v2(struct builder *b, int nclass)
 {
 	static const struct stage stages[] = { { 1, 3, 1, 16, 1 }, { 6, 3, 2, 24, 2 }, { 6, 3, 2, 32, 3 },
 		{ 6, 3, 2, 64, 4 }, { 6, 3, 1, 96, 3 }, { 6, 3, 2, 160, 3 }, { 6, 3, 1, 320, 1 } };
-	char prefix[32];
+	char prefix[48];
 	int index = 1;
 
 	build_conv_bn(b, CONV(32, .k = 3, .stride = b->small ? 1 : 2), OP_RELU6, "features.0");
@@ -92,7 +92,7 @@ static int shuffle_branch2(struct builder *b, int half, int stride, const char *
 static void shuffle_block(struct builder *b, int stage, int i, int out)
 {
 	int in = b->at, width = build_width(b), half = out / 2, left, right;
-	char prefix[32];
+	char prefix[48];
 
 	snprintf(prefix, sizeof prefix, "stage%d.%d", stage, i);
 	left = i ? channels(b, 0, half, prefix, 0) : shuffle_branch1(b, width, half, prefix);
@@ -164,7 +164,7 @@ void arch_efficientnet_b0(struct builder *b, int nclass)
 	static const struct stage stages[] = { { 1, 3, 1, 16, 1 }, { 6, 3, 2, 24, 2 }, { 6, 5, 2, 40, 2 },
 		{ 6, 3, 2, 80, 3 }, { 6, 5, 1, 112, 3 }, { 6, 5, 2, 192, 4 }, { 6, 3, 1, 320, 1 } };
 	int done = 0, total = 0;
-	char prefix[32];
+	char prefix[48];
 
 	for (size_t s = 0; s < LEN(stages); s++)
 		total += stages[s].blocks;

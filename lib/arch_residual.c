@@ -62,7 +62,7 @@ void arch_resnet(struct builder *b, const int blocks[4], bool bottleneck, int nc
 		build_pool(b, OP_MAXPOOL, 3, 2, 1, "maxpool");
 	for (int stage = 0; stage < 4; stage++)
 		for (int i = 0; i < blocks[stage]; i++) {
-			char prefix[32];
+			char prefix[48];
 			snprintf(prefix, sizeof prefix, "layer%d.%d", stage + 1, i);
 			(bottleneck ? bottleneck_block : basic_block)(b, 64 << stage, stage > 0 && i == 0 ? 2 : 1, prefix);
 		}
