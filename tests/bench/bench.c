@@ -1,5 +1,9 @@
 /* Times the hot workloads of one machine: seconds a step, median of several, after one warm-up.
- * bench [-v] [-t THREADS] [-r REPEATS] [WORKLOAD…]; prints tab-separated lines: name, seconds, megabytes. */
+ * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] [WORKLOAD…] prints tab-separated lines: name, seconds, GFLOP/s (as a
+ * direct convolution counts them), megabytes of features. The workload "peak" prints what the machine can do: an FMA loop,
+ * and a triad's GB/s. -d: the first step's results, f32, of weights and images that peer.py makes by the same formula:
+ * logits, then the gradient of the images or of all parameters in the order of their names. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +71,68 @@ static struct net *pruned(struct net *whole, char err[ERRLEN])
 	return net;
 }
 
+/* The formula of weights and images: element i of the tensor of this name, in [-1, 1). */
+static double formula(uint32_t name, uint32_t i)
+{
+	uint32_t h = i * 2654435761u + name;
+
+	h ^= h >> 16;
+	h *= 0x45d9f3bu;
+	h ^= h >> 16;
+	return h / 2147483648.0 - 1;
+}
+
+static uint32_t hash(const char *s) /* FNV-1a */
+{
+	uint32_t h = 2166136261u;
+
+	for (; *s; s++)
+		h = (h ^ (uint8_t)*s) * 16777619u;
+	return h;
+}
+
+/* Weights as He would have them, norms near 1 and 0. */
+static void fill_weights(const struct net *net, struct weights *w)
+{
+	for (int i = 0; i < net->nparam; i++) {
+		const struct param *p = &net->param[i];
+		bool heavy = op_weighs(net->node[p->node].op) && p->role == P_WEIGHT, one = p->role == P_WEIGHT || p->role == P_VAR;
+		double size = heavy ? sqrt(6.0 * p->shape[0] / p->count) : 0.1;
+		float *x = weights_param(net, w, i);
+
+		for (size_t j = 0; j < p->count; j++)
+			x[j] = (!heavy && one) + size * formula(hash(p->name), j);
+	}
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp((*(const struct param *const *)a)->name, (*(const struct param *const *)b)->name);
+}
+
+/* Results of the first step. */
+static void dump(const char *path, const struct net *net, const float *logits, size_t nlogits, const float *dx, size_t pixels,
+    const float *dtheta)
+{
+	const struct param **by = ecalloc(net->nparam + 1, sizeof *by);
+	FILE *f = fopen(path, "wb");
+
+	if (!f)
+		die("%s:", path);
+	fwrite(logits, sizeof *logits, nlogits, f);
+	if (dx)
+		fwrite(dx, sizeof *dx, pixels, f);
+	for (int i = 0; i < net->nparam; i++)
+		by[i] = &net->param[i];
+	qsort(by, net->nparam, sizeof *by, by_name);
+	for (int i = 0; dtheta && i < net->nparam; i++)
+		if (by[i]->role == P_WEIGHT || by[i]->role == P_BIAS)
+			fwrite(dtheta + by[i]->offset, sizeof *dtheta, by[i]->count, f);
+	if (fclose(f))
+		die("%s:", path);
+	free(by);
+}
+
 static int by_value(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -74,7 +140,7 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void measure(struct workload w, int repeats, int verbose)
+static void measure(struct workload w, int repeats, int verbose, const char *results)
 {
 	char err[ERRLEN];
 	int chw[3] = { 3, w.side, w.side };
@@ -89,15 +155,15 @@ static void measure(struct workload w, int repeats, int verbose)
 	float *dlogits = ealigned(w.batch * 10, 4), *dtheta;
 	int64_t *label = ecalloc(w.batch, sizeof *label);
 	double *t = ecalloc(repeats, sizeof *t);
-	struct rng r = rng_at(1, RNG_NOISE, 0, 0, 0);
+	int passes = w.purpose == PLAN_EVAL ? 1 : w.purpose == PLAN_SYNTH ? 2 : 3;
 
 	if (!p)
 		die("%s: %s", w.name, err);
 	wt = weights_new(net);
-	net_init(net, &wt, 1, RNG_INIT);
+	fill_weights(net, &wt);
 	dtheta = ealigned(net->ntheta, 4);
 	for (size_t i = 0; i < pixels; i++)
-		x[i] = rng_normal(&r);
+		x[i] = 1.7 * formula(hash("images"), i);
 	for (int i = 0; i < w.batch; i++)
 		label[i] = i % 10;
 	plan_bind(p, ws);
@@ -128,11 +194,15 @@ static void measure(struct workload w, int repeats, int verbose)
 		}
 		if (i >= 0)
 			t[i] = now() - start;
+		else if (results)
+			dump(results, net, logits, w.batch * 10, w.purpose == PLAN_SYNTH ? dx : NULL, pixels,
+			    w.purpose == PLAN_TRAIN ? dtheta : NULL);
 	}
 	if (verbose)
 		plan_describe(p);
 	qsort(t, repeats, sizeof *t, by_value);
-	printf("%s\t%.4f\t%.1f\n", w.name, t[repeats / 2], ws_bytes(ws) / 1e6);
+	printf("%s\t%.4f\t%.1f\t%.1f\n", w.name, t[repeats / 2], 2e-9 * passes * net_macs(net) * w.batch / t[repeats / 2],
+	    ws_bytes(ws) / 1e6);
 	fflush(stdout);
 	plan_free(p);
 	ws_free(ws);
@@ -145,21 +215,86 @@ static void measure(struct workload w, int repeats, int verbose)
 	optim_free(&o);
 }
 
+#if defined __x86_64__
+/* Twelve chains of multiply-adds on eight floats each, enough to hide their latency: 192 operations a round. */
+__attribute__((target("avx2,fma"))) static float fma_loop(int64_t rounds)
+{
+	typedef float v8 __attribute__((vector_size(32)));
+	v8 a[12], x = { 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f }, y = x * 1e-6f;
+	float sum = 0;
+
+	for (int i = 0; i < 12; i++)
+		a[i] = x * (float)i;
+	for (int64_t r = 0; r < rounds; r++) {
+		_Pragma("GCC unroll 12")
+		for (int i = 0; i < 12; i++)
+			a[i] = a[i] * x + y;
+	}
+	for (int i = 0; i < 12; i++)
+		sum += a[i][0];
+	return sum;
+}
+#else
+static float fma_loop(int64_t rounds)
+{
+	float a[12] = { 0 }, sum = 0;
+
+	for (int64_t r = 0; r < rounds * 8; r++)
+		for (int i = 0; i < 12; i++)
+			a[i] = a[i] * 0.999999f + 1e-6f;
+	for (int i = 0; i < 12; i++)
+		sum += a[i];
+	return sum;
+}
+#endif
+
+/* The best of several: what the processor can do, not what it did while others used it. */
+static void peak(int repeats)
+{
+	enum { ROUNDS = 20000000, FLOATS = 1 << 24 };
+	float *a = ealigned(FLOATS, 4), *b = ealigned(FLOATS, 4), *c = ealigned(FLOATS, 4);
+	double fma = 1e9, triad = 1e9;
+	volatile float sink;
+
+	for (int i = 0; i < repeats + 1; i++) {
+		double start = now(), sum = 0;
+		#pragma omp parallel num_threads(get_threads()) reduction(+ : sum)
+		sum += fma_loop(ROUNDS);
+		fma = fmin(fma, now() - start);
+		sink = sum;
+		start = now();
+		#pragma omp parallel for num_threads(get_threads())
+		for (int j = 0; j < FLOATS; j++)
+			a[j] = b[j] + 3 * c[j];
+		triad = fmin(triad, now() - start);
+		sink = a[i];
+	}
+	(void)sink;
+	printf("peak-fma\t%.4f\t%.1f\t0\n", fma, 192e-9 * ROUNDS * get_threads() / fma);
+	printf("peak-triad\t%.4f\t%.1f\t%.1f\n", triad, 12e-9 * FLOATS / triad, 12e-6 * FLOATS);
+	free(a), free(b), free(c);
+}
+
 int main(int argc, char **argv)
 {
 	int c, repeats = 5, verbose = 0;
+	const char *results = NULL;
 
 	progname = "bench";
-	while ((c = getopt(argc, argv, "t:r:v")) != -1)
+	while ((c = getopt(argc, argv, "t:r:d:v")) != -1)
 		switch (c) {
 		case 't': set_threads(eint("-t", optarg, 1, 1024)); break;
 		case 'r': repeats = eint("-r", optarg, 1, 1000); break;
+		case 'd': results = optarg; break;
 		case 'v': verbose = 1; break;
-		default: usage("usage: bench [-v] [-t THREADS] [-r REPEATS] [WORKLOAD...]");
+		default: usage("usage: bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] [WORKLOAD...]");
 		}
 	for (size_t i = 0; optind == argc && i < LEN(usual); i++)
-		measure(parse(usual[i]), repeats, verbose);
+		measure(parse(usual[i]), repeats, verbose, NULL);
 	for (; optind < argc; optind++)
-		measure(parse(argv[optind]), repeats, verbose);
+		if (!strcmp(argv[optind], "peak"))
+			peak(repeats);
+		else
+			measure(parse(argv[optind]), repeats, verbose, results);
 	return 0;
 }
