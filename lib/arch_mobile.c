@@ -140,7 +140,7 @@ static void squeeze_excite(struct builder *b, int squeezed, const char *prefix)
 static void mbconv(struct builder *b, const struct stage *s, int stride, double p, const char *prefix)
 {
 	int in = b->at, width = build_width(b), hidden = width * s->expand, module = 0;
-	char part[48];
+	char part[72];
 
 	if (s->expand != 1) {
 		snprintf(part, sizeof part, "%s.block.%d", prefix, module++);
