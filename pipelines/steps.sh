@@ -42,6 +42,8 @@ begin_steps()
 {
 	mkdir -p "$out/log"
 	log=$out/log
+	# Stages of one pipe share the cores: a thread that waits must not keep one busy.
+	export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 	command -v load-images >/dev/null || die "the filters are not there; build them with make"
 	command -v parallel >/dev/null || die "GNU parallel is not installed"
 }
