@@ -294,14 +294,23 @@ static void copy_filters(float *to, int oc, int ic, const float *from, int from_
 		memcpy(to + (size_t)o * ic * kk, from + (size_t)o * from_ic * kk, (size_t)MIN(ic, from_ic) * kk * sizeof *to);
 }
 
+/* Room for the padded ones; NULL where padding adds nothing, so that training copies nothing at every step. */
+static float *padded_filters(const struct dnn_conv *c)
+{
+	if (c->s.oc == c->oc && c->s.ic == c->ic)
+		return NULL;
+	return emalloc((size_t)c->s.oc * c->s.ic * c->s.k * c->s.k * sizeof(float));
+}
+
 void dnn_conv_prepare(struct dnn_conv *c, int dir, float *out, const float *w)
 {
 	desc plain = weights_desc(&c->s, dnnl_oihw);
 	int kk = c->s.k * c->s.k;
-	float *padded = emalloc((size_t)c->s.oc * c->s.ic * kk * sizeof *padded);
+	float *padded = padded_filters(c);
 
-	copy_filters(padded, c->s.oc, c->s.ic, w, c->oc, c->ic, kk);
-	reorder(MD(direction(c, dir)->weights), out, MD(plain), padded);
+	if (padded)
+		copy_filters(padded, c->s.oc, c->s.ic, w, c->oc, c->ic, kk);
+	reorder(MD(direction(c, dir)->weights), out, MD(plain), padded ? padded : w);
 	free(padded);
 	free_desc(&plain);
 }
@@ -310,10 +319,11 @@ void dnn_conv_unprepare(struct dnn_conv *c, float *dw, const float *in)
 {
 	desc plain = weights_desc(&c->s, dnnl_oihw);
 	int kk = c->s.k * c->s.k;
-	float *padded = emalloc((size_t)c->s.oc * c->s.ic * kk * sizeof *padded);
+	float *padded = padded_filters(c);
 
-	reorder(MD(plain), padded, MD(c->wgrad.weights), in);
-	copy_filters(dw, c->oc, c->ic, padded, c->s.oc, c->s.ic, kk);
+	reorder(MD(plain), padded ? padded : dw, MD(c->wgrad.weights), in);
+	if (padded)
+		copy_filters(dw, c->oc, c->ic, padded, c->s.oc, c->s.ic, kk);
 	free(padded);
 	free_desc(&plain);
 }

@@ -150,7 +150,7 @@ mean()
 
 # For awk: cell(), a mean with its deviation in a column of 12; padded by hand, since some awks count the bytes of a sign.
 # shellcheck disable=SC2034 # the scripts use it
-cell='function cell(m, d,   text, width) {
+awk_cell='function cell(m, d,   text, width) {
 	text = m
 	width = length(m)
 	if (m != "-" && d != "-") {

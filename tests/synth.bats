@@ -302,3 +302,26 @@ examples()
 	synth-step -p sane.ts -o saved.ts <runaway.ts.good
 	tsinfo saved.ts >/dev/null
 }
+
+@test "a teacher without batch norm: refused by itself, matched to statistics that are given, or for its labels alone" {
+	train-ckpt -a convnet1-8-in -e 1 -b 10 --lr 0.02 -o in.tar <train.ts
+	run -1 --separate-stderr synth-step -p in.tar -N 4 -o out <init.ts
+	[[ $stderr == *"no batch norm, so no statistics of its own"* ]]
+	[ ! -e out ]
+	run -1 --separate-stderr bnstats -p in.tar -o out
+	[[ $stderr == *"no running statistics"* ]]
+	[ ! -e out ]
+	bnstats -p in.tar --recompute <train.ts >in-stats.ts
+	synth-init -i 5 --from noise <train.ts >noise.ts
+	synth-step -p in.tar -s in-stats.ts -N 20 --log given.json -o given.ts <noise.ts
+	synth-step -p in.tar --alpha 0 -N 20 -o labels.ts <noise.ts
+	[ "$(pixels given.ts)" != "$(pixels labels.ts)" ]
+	# what is matched is the input of its instance norm, and comes nearer
+	"$python" - <<-'END'
+	import json, tstream
+	frames = tstream.read("in-stats.ts")[1]
+	assert [f["node"] for f in frames] == ["features.1"] and frames[0]["mean"].shape == (8,)
+	bn = [d["bn"] for d in map(json.loads, open("given.json")) if "bn" in d]
+	assert len(bn) == 20 and bn[-1] < 0.5 * bn[0], bn
+	END
+}
