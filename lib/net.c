@@ -41,26 +41,10 @@ void net_free(struct net *n)
 	free(n);
 }
 
-static float *copy_floats(const float *p, int n)
+/* n elements of this size, the caller's; NULL of NULL. */
+static void *copy_array(const void *p, int n, size_t size)
 {
-	float *q;
-
-	if (!p)
-		return NULL;
-	q = emalloc(n * sizeof *q);
-	memcpy(q, p, n * sizeof *q);
-	return q;
-}
-
-static int *copy_ints(const int *p, int n)
-{
-	int *q;
-
-	if (!p)
-		return NULL;
-	q = emalloc(n * sizeof *q);
-	memcpy(q, p, n * sizeof *q);
-	return q;
+	return p ? memcpy(emalloc(n * size), p, n * size) : NULL;
 }
 
 bool op_weighs(enum op op)
@@ -78,9 +62,9 @@ struct net *net_copy(const struct net *n)
 	m->param = emalloc((n->nparam + 1) * sizeof *m->param);
 	memcpy(m->param, n->param, n->nparam * sizeof *m->param);
 	for (int i = 0; i < n->nnode; i++) {
-		m->node[i].scale = copy_floats(n->node[i].scale, n->node[i].c);
-		m->node[i].shift = copy_floats(n->node[i].shift, n->node[i].c);
-		m->node[i].map = copy_ints(n->node[i].map, n->node[i].c);
+		m->node[i].scale = copy_array(n->node[i].scale, n->node[i].c, sizeof(float));
+		m->node[i].shift = copy_array(n->node[i].shift, n->node[i].c, sizeof(float));
+		m->node[i].map = copy_array(n->node[i].map, n->node[i].c, sizeof(int));
 	}
 	return m;
 }
@@ -216,9 +200,9 @@ int net_add(struct net *n, const struct node *proto, int out_channels, char err[
 		node.param[i] = -1;
 	if (infer(n, &node, out_channels, err) < 0)
 		return -1;
-	node.scale = copy_floats(proto->scale, node.c);
-	node.shift = copy_floats(proto->shift, node.c);
-	node.map = copy_ints(proto->map, node.c);
+	node.scale = copy_array(proto->scale, node.c, sizeof(float));
+	node.shift = copy_array(proto->shift, node.c, sizeof(float));
+	node.map = copy_array(proto->map, node.c, sizeof(int));
 	n->node = erealloc(n->node, n->nnode + 1, sizeof *n->node);
 	n->node[n->nnode] = node;
 	return n->nnode++;
@@ -305,8 +289,8 @@ struct net *net_with_affine(const struct net *n, const float *scale, const float
 	affine.op = OP_AFFINE;
 	affine.in[0] = 0, affine.nin = 1;
 	snprintf(affine.name, sizeof affine.name, "normalise");
-	affine.scale = copy_floats(scale, affine.c);
-	affine.shift = copy_floats(shift, affine.c);
+	affine.scale = copy_array(scale, affine.c, sizeof(float));
+	affine.shift = copy_array(shift, affine.c, sizeof(float));
 	m->node[1] = affine;
 	for (int i = 2; i < m->nnode; i++)
 		for (int j = 0; j < m->node[i].nin; j++)

@@ -3,13 +3,13 @@
 #define T_FORMATS_H
 
 #include "../formats/checkpoint.h"
+#include "load.h"
 
 extern int ntest, nbad;
 extern char dir[]; /* scratch folder, made by main */
 
 void ok(bool good, const char *name, const char *why); /* one line of TAP */
 const char *in_dir(const char *name);                  /* good for two more calls */
-struct buf load(const char *path);
 const char *as_file(const void *p, size_t n);          /* a regular file in memory with these bytes */
 
 struct val *an_entry(int64_t seed); /* arguments of a stage */

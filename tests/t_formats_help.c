@@ -27,21 +27,6 @@ const char *in_dir(const char *name)
 	return path[i];
 }
 
-struct buf load(const char *path)
-{
-	struct buf b = { 0 };
-	FILE *fp = fopen(path, "rb");
-	char block[4096];
-	size_t n;
-
-	if (!fp)
-		die("%s:", path);
-	while ((n = fread(block, 1, sizeof block, fp)) > 0)
-		buf_put(&b, block, n);
-	fclose(fp);
-	return b;
-}
-
 const char *as_file(const void *p, size_t n)
 {
 	static char path[64];

@@ -9,24 +9,10 @@
 #include "../formats/checkpoint.h"
 #include "../formats/json.h"
 #include "../formats/safetensors.h"
+#include "load.h"
 #include "tap.h"
 
 static char dir[] = "/tmp/t_safetensors.XXXXXX", file[64]; /* scratch folder, and the file that is made in it */
-
-static struct buf load(const char *path)
-{
-	struct buf b = { 0 };
-	FILE *fp = fopen(path, "rb");
-	char block[4096];
-	size_t n;
-
-	if (!fp)
-		die("%s:", path);
-	while ((n = fread(block, 1, sizeof block, fp)) > 0)
-		buf_put(&b, block, n);
-	fclose(fp);
-	return b;
-}
 
 /* A file with this header and so many bytes of data, each its own number. */
 static struct buf make(const char *header, size_t ndata)
