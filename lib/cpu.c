@@ -211,7 +211,8 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 		for (int c = 0; c < e->c; c++) {
 			size_t nc = (size_t)i * e->c + c;
 			double m = e->isum[nc] / per, v = fmax(e->isumsq[nc] / per - m * m, 0);
-			norm_back(per, m - center[c], v, p->net->node[s->norm].eps, e->gamma[c], e->sdz[nc], e->sdzx[nc], gain + c, a + c, b + c);
+			norm_back(per, m - center[c], v, p->net->node[s->norm].eps, e->gamma[c], e->sdz[nc], e->sdzx[nc], gain + c,
+			    a + c, b + c);
 			if (t)
 				a[c] += t->a[nc] + t->b[nc] * (double)center[c], b[c] += t->b[nc]; /* the tap's ref is 0 */
 		}
@@ -278,8 +279,8 @@ static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int 
 		cpu->k->wino_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &ws);
 	} else if (h->depthwise) {
 		for (int i = i0; i < i1; i++)
-			cpu->k->dw_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), pad8(c->oc) / 8, c->ih, c->iw, c->oh, c->ow,
-			    c->k, c->stride, c->pad);
+			cpu->k->dw_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), pad8(c->oc) / 8, c->ih, c->iw, c->oh,
+			    c->ow, c->k, c->stride, c->pad);
 	} else if (h->own_wgrad) {
 		for (int i = i0; i < i1; i++)
 			cpu->k->conv_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), c->ic, c->ih, c->iw, c->plain_src,
