@@ -47,14 +47,14 @@ size_t wino_filter_floats(int c, int k)
 
 size_t wino_scratch_floats(int c, int k)
 {
-	size_t t = wino_tiles(pad8(c), pad8(k));
+	size_t t = wino_most(wino_tiles(pad8(c), pad8(k)));
 
 	return POINTS * (t * pad8(c) + SKEW + t * pad8(k) + SKEW);
 }
 
 size_t wino_wgrad_scratch_floats(int c, int k)
 {
-	return wino_scratch_floats(c, k) + POINTS * ((size_t)c * pad8(k) + SKEW);
+	return wino_scratch_floats(c, k) + POINTS * (48 * PANEL + SKEW);
 }
 
 const struct kernels *kernels_named(const char *name)

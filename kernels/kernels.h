@@ -82,7 +82,7 @@ struct kernels {
 	void (*wino_filter)(float *u, const float *w, int c, int k, bool flip);
 	void (*wino_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
 	    const struct wino_shape *s);
-	/* Weight gradient dw (K,C,3,3) += of the same convolution, from x (n images) and dy. scratch:
+	/* Weight gradient dw (KB,C,3,3,8) += of the same convolution, from x (n images) and dy. scratch:
 	 * wino_wgrad_scratch_floats(). */
 	void (*wino_wgrad)(float *dw, const float *x, const float *dy, float *scratch, int n, const struct wino_shape *s);
 };

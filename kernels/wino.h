@@ -2,6 +2,8 @@
 #ifndef WINO_H
 #define WINO_H
 
+#include <stdint.h>
+
 enum { TILE = 4, SPAN = 6, POINTS = 36, ROWS = 6, PANEL = 16, SKEW = 16 };
 
 static inline int pad8(int c)
@@ -16,6 +18,28 @@ static inline int wino_tiles(int cp, int kp)
 
 	t = t > 96 ? 96 : t < ROWS ? ROWS : t;
 	return t / ROWS * ROWS;
+}
+
+/* Into how many blocks of even length tiles are dealt, and how long the longest is: each block reads all filters, so that
+ * a few tiles more are better than a block more. */
+static inline int64_t wino_blocks(int64_t tiles, int block)
+{
+	int64_t n = (tiles + block / 2) / block;
+
+	return n < 1 ? 1 : n;
+}
+
+static inline int wino_most(int block)
+{
+	return block + block / 2 + 1;
+}
+
+/* The same for the weight gradient, which goes through V once for every 16 outputs: less, so that it stays in L2. */
+static inline int wino_wgrad_tiles(int cp, int kp)
+{
+	int t = wino_tiles(cp, kp);
+
+	return t > 48 ? 48 : t;
 }
 
 #endif

@@ -503,11 +503,11 @@ static void put_weight_gradient(const struct head *h, const struct node *n, floa
 	size_t kk = (size_t)n->k * n->k, in = h->shape.ic, each = in / h->groups, out = n->c / h->groups;
 	float *dense = h->groups > 1 ? emalloc(n->c * in * kk * sizeof *dense) : dw;
 
-	if (n->op == OP_LINEAR || h->wino_wgrad)
+	if (n->op == OP_LINEAR)
 		memcpy(dense, h->dw[0], (h->groups > 1 ? n->c * in * kk : count) * sizeof *dw);
 	else if (h->depthwise)
 		unblock(dense, h->dw[0], n->c, kk);
-	else if (h->own_wgrad)
+	else if (h->own_wgrad || h->wino_wgrad)
 		unblock(dense, h->dw[0], n->c, in * kk);
 	else
 		dnn_conv_unprepare(h->dnn, dense, h->dw[0]);
@@ -565,18 +565,17 @@ static void cpu_update_running(struct plan *p, int n, struct weights *w, double 
 	}
 }
 
-static void cpu_times(const struct plan *p, int i, double ms[STAGE_TIMES])
+/* A solo runs where others have their epilogue. */
+static void cpu_times(const struct plan *p, int i, double ms[PARTS])
 {
 	const struct exec *e = p->stage[i].exec;
+	bool solo = p->stage[i].solo >= 0;
 
-	for (int w = 0; w < STAGE_TIMES - 1; w++)
-		ms[w] = 1e3 * e->spent[w];
-	ms[STAGE_TIMES - 1] = 1e3 * e->wgrad_spent;
-}
-
-static const char *cpu_impl(const struct plan *p, int i)
-{
-	return ((struct exec *)p->stage[i].exec)->impl;
+	ms[PART_FORWARD] = 1e3 * e->spent[solo ? F_EPILOGUE : F_HEAD];
+	ms[PART_EPILOGUE] = solo ? 0 : 1e3 * e->spent[F_EPILOGUE];
+	ms[PART_UNDO] = 1e3 * e->spent[B_EPILOGUE];
+	ms[PART_DGRAD] = 1e3 * e->spent[B_HEAD];
+	ms[PART_WGRAD] = 1e3 * e->wgrad_spent;
 }
 
 const struct backend backend_cpu = {
@@ -589,6 +588,8 @@ const struct backend backend_cpu = {
 	.forward = cpu_forward,
 	.backward = cpu_backward,
 	.update_running = cpu_update_running,
+	.isa = cpu_isa,
 	.impl = cpu_impl,
+	.work = cpu_work,
 	.times = cpu_times,
 };

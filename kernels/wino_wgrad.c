@@ -1,0 +1,97 @@
+/* Weight gradient of the 3x3 convolution that winograd.c computes, by the same products' adjoints:
+ *
+ *     dw = G^T [ sum over tiles (B^T d B) . (A dy A^T) ] G
+ *
+ * V (36, tiles, C) and M (36, tiles, K) are the two transforms of a block of tiles. A part of 16 outputs and some
+ * inputs goes through all 36 products dU = V^T M while they stay in L2, and straight back through G into dw: dU as a
+ * whole would be four times as large as the weights.
+ */
+#include "wino_input.h"
+#include "isa.h"
+
+enum { PART = 36 }; /* input channels of a part, at most */
+
+/* A applied to four vectors: the adjoint of OUTPUT_TRANSFORM. */
+#define OUTPUT_ADJOINT(o0, o1, o2, o3, o4, o5, d0, d1, d2, d3) do { \
+	v8 a_ = d0 + d2, b_ = d1 + d3, c_ = d0 + 4 * d2, d_ = 2 * d1 + 8 * d3; \
+	o0 = d0, o1 = a_ + b_, o2 = a_ - b_, o3 = c_ + d_, o4 = c_ - d_, o5 = d3; \
+} while (0)
+
+INLINE void output_tile_back(float *m, size_t plane, const float *dy, int oh, int ow, int top, int left)
+{
+	v8 t[SPAN][TILE];
+
+	for (int j = 0; j < TILE; j++) {
+		v8 d[TILE];
+		for (int i = 0; i < TILE; i++)
+			d[i] = top + i < oh && left + j < ow ? load8(dy + ((int64_t)(top + i) * ow + left + j) * 8) : zero8();
+		OUTPUT_ADJOINT(t[0][j], t[1][j], t[2][j], t[3][j], t[4][j], t[5][j], d[0], d[1], d[2], d[3]);
+	}
+	UNROLL
+	for (int i = 0; i < SPAN; i++) {
+		v8 o[SPAN];
+		OUTPUT_ADJOINT(o[0], o[1], o[2], o[3], o[4], o[5], t[i][0], t[i][1], t[i][2], t[i][3]);
+		for (int j = 0; j < SPAN; j++)
+			store8(m + (i * SPAN + j) * plane, o[j]);
+	}
+}
+
+/* G^T applied to six vectors. */
+#define FILTER_ADJOINT(o0, o1, o2, u0, u1, u2, u3, u4, u5) do { \
+	v8 a_ = (u1 + u2) * (1.0f / 6), b_ = (u2 - u1) * (1.0f / 6), c_ = u3 + u4, d_ = (u3 - u4) * (1.0f / 12); \
+	o0 = u0 * 0.25f - a_ + c_ * (1.0f / 24), o1 = b_ + d_, o2 = c_ * (1.0f / 6) - a_ + u5; \
+} while (0)
+
+/* dw (9,8) += G^T du G for the eight outputs of one input channel. */
+INLINE void filter_back(float *dw, const float *du, size_t plane)
+{
+	v8 t[3][SPAN], o[3];
+
+	UNROLL
+	for (int j = 0; j < SPAN; j++) {
+#define U(a) load8(du + ((a) * SPAN + j) * plane)
+		v8 u0 = U(0), u1 = U(1), u2 = U(2), u3 = U(3), u4 = U(4), u5 = U(5);
+		FILTER_ADJOINT(t[0][j], t[1][j], t[2][j], u0, u1, u2, u3, u4, u5);
+#undef U
+	}
+	UNROLL
+	for (int a = 0; a < 3; a++) {
+		FILTER_ADJOINT(o[0], o[1], o[2], t[a][0], t[a][1], t[a][2], t[a][3], t[a][4], t[a][5]);
+		for (int b = 0; b < 3; b++)
+			store8(dw + (a * 3 + b) * 8, load8(dw + (a * 3 + b) * 8) + o[b]);
+	}
+}
+
+void KERNEL(wino_wgrad)(float *dw, const float *x, const float *dy, float *scratch, int n, const struct wino_shape *s)
+{
+	int cp = pad8(s->c), kp = pad8(s->k), block = wino_wgrad_tiles(cp, kp), parts = (s->c + PART - 1) / PART;
+	int tw = (s->ow + TILE - 1) / TILE, per = (s->oh + TILE - 1) / TILE * tw;
+	int64_t map = (int64_t)s->oh * s->ow * 8, total = (int64_t)n * per, blocks = wino_blocks(total, block);
+	size_t most = (total + blocks - 1) / blocks, vplane = most * cp + SKEW, mplane = most * kp + SKEW;
+	size_t uplane = PART * PANEL + SKEW;
+	float *v = scratch, *m = v + POINTS * vplane, *du = m + POINTS * mplane;
+
+	for (int64_t first = 0, tiles; blocks > 0; blocks--, first += tiles) {
+		tiles = (total - first + blocks - 1) / blocks;
+		input_block(v, vplane, x, first, tiles, s);
+		for (int t = 0; t < tiles; t++) {
+			int64_t image = (first + t) / per;
+			int at = (first + t) % per;
+			for (int b = 0; b < kp / 8; b++)
+				output_tile_back(m + (size_t)t * kp + b * 8, mplane, dy + (image * (kp / 8) + b) * map, s->oh, s->ow,
+				    at / tw * TILE, at % tw * TILE);
+		}
+		for (int part = 0; part < parts; part++) {
+			int c0 = s->c * part / parts, c1 = s->c * (part + 1) / parts;
+			for (int k = 0; k < kp; k += PANEL) {
+				bool two = k + PANEL <= kp;
+				for (int e = 0; e < POINTS; e++)
+					panel(du + e * uplane, PANEL, v + e * vplane + c0, 1, cp, m + e * mplane + k, kp, c1 - c0, tiles, two,
+					    false);
+				for (int h = 0; h < 1 + two; h++)
+					for (int c = c0; c < c1; c++)
+						filter_back(dw + ((size_t)(k / 8 + h) * s->c + c) * 72, du + (c - c0) * PANEL + h * 8, uplane);
+			}
+		}
+	}
+}
