@@ -184,8 +184,6 @@ static void start_survey(struct survey *s)
 			a->layer[l].sum = ecalloc(cells, sizeof(double));
 			a->layer[l].sumsq = ecalloc(cells, sizeof(double));
 		}
-		if (s->o->cli.verbose && !i)
-			plan_describe(a->plan);
 	}
 }
 

@@ -419,8 +419,6 @@ int main(int argc, char **argv)
 			s = synth_new(&j.opt, ref, nteacher, room = u.n);
 		}
 		run_unit(&j, s, header, frame, &u);
-		if (j.cli.verbose && r.nframes == 1)
-			synth_describe(s);
 		store_unit(&j, frame, &u);
 		if (ts_put(&w, frame) < 0 || ts_flush(&w) < 0)
 			die("%s", w.err);

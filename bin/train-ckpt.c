@@ -418,8 +418,6 @@ static void from_scratch(struct run *r)
 	if (!(r->net = net_arch(o->arch, chw, s->nclass, err)))
 		die("%s", err);
 	new_trainer(r);
-	if (o->cli.verbose)
-		plan_describe(r->trainer.plan);
 	r->learner = learner_new(r->net, o->course.opt, o->cli.seed, RNG_INIT);
 	course_ready(&r->course, &r->learner);
 	course_plan(&r->course, o->epochs, o->lr);

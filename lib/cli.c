@@ -27,6 +27,7 @@ void cli_option(struct cli *c, int opt, const char *synopsis)
 		break;
 	case 'v':
 		c->verbose = true;
+		plan_verbose(true);
 		break;
 	case CLI_SEED:
 		c->seed = eint("--seed", optarg, 0, UINT32_MAX);

@@ -1,5 +1,5 @@
 /* The CPU backend's own data: what it hangs at a plan and its stages. Shared by cpu.c (carrying calls out), cpu_setup.c
- * (primitives, weights, memory) and cpu_solo.c (operations that run alone). */
+ * (primitives, weights, memory), cpu_solo.c (operations that run alone) and cpu_work.c (what runs, and its cost). */
 #ifndef CPU_H
 #define CPU_H
 
@@ -21,7 +21,6 @@ struct head {
 	float **dw;                   /* TRAIN: weight gradients, one a thread, in the implementation's layout */
 	float **db;                   /* TRAIN: bias gradients */
 	size_t ndw;
-	char impl[96];
 };
 
 struct exec {
@@ -41,7 +40,6 @@ struct exec {
 	int *from, *to[2];            /* concat, select: see cpu_solo.c */
 	double spent[4];              /* seconds of the first thread, by enum what */
 	double wgrad_spent;
-	char impl[128];
 };
 
 struct cpu {
@@ -66,6 +64,11 @@ int cpu_compile(struct plan *p, char err[ERRLEN]);
 void cpu_release(struct plan *p);
 void cpu_load(struct plan *p, const struct weights *w);
 void cpu_threads(struct plan *p, int nthread); /* per-thread arrays, remade when set_threads() asked for more since */
+
+/* What runs and what that costs: cpu_work.c. */
+const char *cpu_isa(const struct plan *p);
+bool cpu_impl(const struct plan *p, int stage, enum part part, char out[IMPLLEN]);
+int64_t cpu_work(const struct plan *p, int stage, enum part part, int64_t *madds);
 
 /* One pass over one chunk: who runs it, which images, and the caller's arrays. */
 struct pass {

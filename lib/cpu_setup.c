@@ -1,6 +1,5 @@
 /* The CPU backend's preparation: which implementation runs each stage, its memory, its copy of the weights. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "cpu.h"
@@ -51,7 +50,6 @@ static void compile_depthwise(struct plan *p, struct head *h, bool dgrad)
 	h->bias = ealigned(pad8(h->shape.oc), 4);
 	if (p->opts.purpose == PLAN_TRAIN)
 		h->ndw = floats;
-	snprintf(h->impl, sizeof h->impl, "depthwise:%s", ((struct cpu *)p->be_data)->k->isa);
 }
 
 /* Other grouped convolutions run as dense ones with zeros between the groups: right, and in no network of the zoo. */
@@ -99,10 +97,6 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	if (p->opts.purpose == PLAN_TRAIN)
 		h->ndw = h->wino_wgrad || h->own_wgrad ? (size_t)pad8(n->c) * src->c * n->k * n->k
 		    : dnn_conv_weights(h->dnn, CONV_WGRAD);
-	const char *isa = ((struct cpu *)p->be_data)->k->isa;
-	const char *own = h->wino_fwd ? "winograd:" : h->direct_fwd ? "direct:" : h->image_fwd ? "image:" : NULL;
-	snprintf(h->impl, sizeof h->impl, "%s%s%s", own ? own : dnn_conv_impl(h->dnn, CONV_FWD), own ? isa : "",
-	    h->direct_dgrad ? " (gradient direct)" : "");
 	return 0;
 }
 
@@ -112,27 +106,22 @@ static int compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
 	    : &p->net->node[s->add >= 0 ? s->add : s->relu >= 0 ? s->relu : s->out];
 	bool train = p->opts.purpose == PLAN_TRAIN, in = s->norm >= 0 && n->op == OP_IN;
 	struct exec *e = s->exec = ecalloc(1, sizeof *e);
-	struct cpu *cpu = p->be_data;
 
 	e->c = n->c, e->cp = pad8(n->c), e->h = n->h, e->w = n->w;
 	if (s->pool >= 0 && s->norm < 0 && s->head < 0 && s->add < 0 && s->relu < 0) { /* a pool alone: its input counts */
 		const struct node *src = &p->net->node[s->in];
 		e->h = src->h, e->w = src->w;
 	}
-	if (s->solo >= 0) {
-		snprintf(e->impl, sizeof e->impl, "cpu:%s", op_name[p->net->node[s->solo].op]);
+	if (s->solo >= 0)
 		return solo_compile(p, s, e, err);
-	}
 	if (s->head >= 0 && p->net->node[s->head].op == OP_LINEAR) {
 		size_t nw = p->net->param[p->net->node[s->head].param[P_WEIGHT]].count;
 		e->head.groups = 1;
 		e->head.fwd = ealigned(nw, 4);
 		e->head.bias = ealigned(e->cp, 4);
 		e->head.ndw = train ? nw : 0;
-		snprintf(e->head.impl, sizeof e->head.impl, "linear:%s", cpu->k->isa);
 	} else if (s->head >= 0 && compile_conv(p, s, e, err) < 0)
 		return -1;
-	snprintf(e->impl, sizeof e->impl, "%s%scpu:%s", e->head.impl, *e->head.impl ? "+" : "", cpu->k->isa);
 	/* Wide maps go image by image, so that the epilogue finds them in cache; small ones by the chunk, so that
 	 * filters are read less often. */
 	size_t bytes = (size_t)e->cp * e->h * e->w * 4;

@@ -37,8 +37,6 @@ struct call {
 	int stage, phase; /* between phases every chunk waits for all others */
 };
 
-enum { STAGE_TIMES = 5 }; /* the four calls, and the weight gradient */
-
 struct backend;
 struct plan {
 	const struct net *net;
@@ -55,6 +53,7 @@ struct plan {
 	size_t batch_floats, chunk_floats; /* memory of a batch; of one chunk of one thread */
 	struct workspace *ws;
 	void *be_data;
+	bool ran;
 	bool drops;            /* TRAIN: whether and by which draws dropout drops */
 	uint32_t drop_seed, drop_step;
 	const float *last_images; /* of the last forward pass: training reads them again */
@@ -79,8 +78,12 @@ struct backend {
 	void (*forward)(struct plan *p, int n, const float *images, float *logits);
 	void (*backward)(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta);
 	void (*update_running)(struct plan *p, int n, struct weights *w, double momentum);
-	const char *(*impl)(const struct plan *p, int stage);
-	void (*times)(const struct plan *p, int stage, double ms[STAGE_TIMES]); /* spent so far, of one thread */
+	const char *(*isa)(const struct plan *p); /* the instruction set */
+	/* What runs a part of a stage; false: nothing does. */
+	bool (*impl)(const struct plan *p, int stage, enum part part, char out[IMPLLEN]);
+	/* Floats of weights that it reads or writes, and its multiply-adds for one image. */
+	int64_t (*work)(const struct plan *p, int stage, enum part part, int64_t *madds);
+	void (*times)(const struct plan *p, int stage, double ms[PARTS]); /* spent so far, of one thread */
 };
 extern const struct backend backend_cpu;
 
@@ -89,5 +92,11 @@ enum layout node_layout(const struct net *net, int node);
 bool stage_keeps_x(const struct plan *p, const struct stage *s);
 /* Whether the stage's input needs a gradient at all (TRAIN: not the image's side). */
 bool stage_needs_gin(const struct plan *p, const struct stage *s);
+/* What a solo's backward pass reads of the forward one. */
+bool op_reads_input(enum op op);
+bool op_reads_output(enum op op);
+/* describe.c's, for plan_verbose(). */
+void plan_made(const struct plan *p);
+void plan_over(const struct plan *p);
 
 #endif

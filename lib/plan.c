@@ -1,5 +1,4 @@
 #include <omp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,13 +54,12 @@ static int successor(const struct net *net, int i)
 	return -1;
 }
 
-/* What a solo's backward pass reads of the forward one. */
-static bool reads_input(enum op op)
+bool op_reads_input(enum op op)
 {
 	return op == OP_SILU || op == OP_MUL;
 }
 
-static bool reads_output(enum op op)
+bool op_reads_output(enum op op)
 {
 	return op == OP_RELU6 || op == OP_SIGMOID;
 }
@@ -299,9 +297,9 @@ static void make_calls(struct plan *p)
 			touch(p, s->gin, c);
 			touch(p, s->gres, c);
 			touch(p, s->mask, c);
-			if (s->solo >= 0 && reads_output(p->net->node[s->solo].op))
+			if (s->solo >= 0 && op_reads_output(p->net->node[s->solo].op))
 				touch(p, s->y, c);
-			if (s->solo >= 0 && reads_input(p->net->node[s->solo].op)) {
+			if (s->solo >= 0 && op_reads_input(p->net->node[s->solo].op)) {
 				touch(p, in, c);
 				if (s->res_stage > 0)
 					touch(p, p->stage[s->res_stage].y, c);
@@ -409,8 +407,10 @@ struct plan *plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN
 		fail(err, "%s with a batch of %d would need %.0f GB", net->arch, o.batch, bytes / 1e9);
 		goto bad;
 	}
-	if (p->be->compile(p, err) == 0)
+	if (p->be->compile(p, err) == 0) {
+		plan_made(p);
 		return p;
+	}
 bad:
 	plan_free(p);
 	return NULL;
@@ -420,6 +420,7 @@ void plan_free(struct plan *p)
 {
 	if (!p)
 		return;
+	plan_over(p);
 	p->be->release(p);
 	for (int i = 0; i < p->ntap; i++) {
 		free(p->tap[i].sum);
@@ -495,6 +496,7 @@ void plan_forward(struct plan *p, int n, const float *images, float *logits)
 {
 	if (get_threads() > p->ws->nthread)
 		plan_bind(p, p->ws);
+	p->ran = true;
 	p->be->forward(p, n, images, logits);
 }
 
@@ -523,35 +525,4 @@ int plan_ntaps(const struct plan *p)
 struct tap *plan_tap(struct plan *p, int i)
 {
 	return &p->tap[i];
-}
-
-const char *plan_impl(const struct plan *p, int i)
-{
-	return i < p->nstage ? p->be->impl(p, i) : NULL;
-}
-
-void plan_describe(const struct plan *p)
-{
-	static const char *const purpose[] = { "eval", "synth", "train" };
-
-	fprintf(stderr, "%s: %s %s on %s, batch %d in chunks of %d: %.1f MB a batch + %.1f MB a thread\n", progname,
-	    p->net->arch, purpose[p->opts.purpose], p->be->name, p->opts.batch, p->chunk,
-	    4e-6 * p->batch_floats * p->opts.batch, 4e-6 * p->chunk_floats * p->chunk);
-	fprintf(stderr, "%s: %-61s %6s %6s %6s %6s %6s  (ms so far, one thread)\n", progname, "", "conv", "norm", "undo", "dgrad",
-	    "wgrad");
-	for (int i = 0; i < p->nstage; i++) {
-		const struct stage *s = &p->stage[i];
-		const struct node *o = &p->net->node[s->out];
-		double ms[STAGE_TIMES];
-		int part[] = { s->solo, s->head, s->norm, s->add, s->relu, s->pool };
-
-		fprintf(stderr, "%s: stage %2d %4dx%-3dx%-3d %-28s", progname, i, o->c, o->h, o->w, p->be->impl(p, i));
-		p->be->times(p, i, ms);
-		for (int j = 0; j < STAGE_TIMES; j++)
-			fprintf(stderr, " %6.0f", ms[j]);
-		for (size_t j = 0; j < LEN(part); j++)
-			if (part[j] >= 0)
-				fprintf(stderr, " %s", p->net->node[part[j]].name);
-		fputc('\n', stderr);
-	}
 }

@@ -70,10 +70,24 @@ void plan_update_running(struct plan *p, int n, struct weights *w, double moment
 int plan_ntaps(const struct plan *p);
 struct tap *plan_tap(struct plan *p, int i);
 
-/* What was decided, one line a stage: nodes, shapes, implementation, bytes; for -v. Writes to standard error. */
-void plan_describe(const struct plan *p);
-/* Name of the implementation that stage i's head runs ("winograd4x3:avx2", "onednn:jit:avx2", …), NULL past the end. */
-const char *plan_impl(const struct plan *p, int i);
+/* What a stage consists of, both ways: its head, the epilogue behind it and that one undone, the gradients of the head's
+ * input and of its weights. A node that runs alone is its stage's forward and dgrad. */
+enum part { PART_FORWARD, PART_EPILOGUE, PART_UNDO, PART_DGRAD, PART_WGRAD, PARTS };
+extern const char *const plan_part_name[PARTS];
+enum { IMPLLEN = 64 };
+/* What runs a part of stage i: out, or NULL where nothing does and past the last stage. */
+const char *plan_impl(const struct plan *p, int i, enum part part, char out[IMPLLEN]);
+/* Of a pass of a whole batch, by shapes alone: multiply-adds as the implementation does them, those on padding and borders
+ * too, and bytes that must be read and written: every array once, weights once a chunk. Zero where nothing runs. */
+struct cost {
+	int64_t madds, bytes;
+};
+struct cost plan_cost(const struct plan *p, int i, enum part part);
+
+/* From now on every plan writes what it does to standard error: when it is made, and with times when it is freed after
+ * having run; performance(7) has the format. */
+void plan_verbose(bool on);
+void plan_describe(const struct plan *p); /* the same now, with times */
 
 /* Threads that plans and kernels use (default: OpenMP's), at most MAX_THREADS. */
 enum { MAX_THREADS = 1024 };

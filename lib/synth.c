@@ -77,15 +77,6 @@ size_t synth_bytes(const struct synth *s)
 	return sum;
 }
 
-void synth_describe(const struct synth *s)
-{
-	for (int i = 0; i < s->nteacher; i++)
-		if (s->plan[i]) {
-			plan_describe(s->plan[i]);
-			return;
-		}
-}
-
 int synth_subset(const struct synth *s, const struct unit *u, int64_t iteration, int *pick)
 {
 	uint32_t where = u->number, when = 0;

@@ -64,6 +64,5 @@ int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synt
 /* The subset that a unit uses at an iteration: indices into the pool, ascending; returns their number. */
 int synth_subset(const struct synth *s, const struct unit *u, int64_t iteration, int *pick);
 size_t synth_bytes(const struct synth *s); /* of workspaces, as planned */
-void synth_describe(const struct synth *s); /* the first plan, on standard error */
 
 #endif

@@ -1,0 +1,145 @@
+/* What runs each part of a stage on the CPU, and how many multiply-adds that is. The order of questions is cpu.c's: an
+ * implementation that is added there is named and counted here. */
+#include <stdio.h>
+
+#include "cpu.h"
+
+enum algo { NOTHING, WINOGRAD, DEPTHWISE, DIRECT, IMAGE, LIBRARY, LINEAR, EPILOGUE, ACT, SOLO };
+/* Ours, each followed by the instruction set. */
+static const char *const algo_name[] = { [WINOGRAD] = "winograd", [DEPTHWISE] = "depthwise", [DIRECT] = "direct",
+	[IMAGE] = "image", [LINEAR] = "linear", [EPILOGUE] = "epilogue", [ACT] = "act" };
+
+static enum algo solo_algo(const struct plan *p, const struct stage *s, enum part part)
+{
+	enum op op = p->net->node[s->solo].op;
+	bool image = s->in_stage == 0 && p->opts.purpose == PLAN_SYNTH;
+	enum algo a = op == OP_RELU6 || op == OP_SILU || op == OP_SIGMOID ? ACT : SOLO;
+
+	if (part == PART_FORWARD)
+		return op == OP_INPUT ? NOTHING : a;
+	return part == PART_DGRAD && (s->gin >= 0 || s->gres >= 0 || image) ? a : NOTHING;
+}
+
+static enum algo conv_algo(const struct plan *p, const struct head *h, enum part part)
+{
+	switch (part) {
+	case PART_FORWARD:
+		return h->wino_fwd ? WINOGRAD : h->depthwise ? DEPTHWISE : h->direct_fwd ? DIRECT : h->image_fwd ? IMAGE : LIBRARY;
+	case PART_DGRAD:
+		return !h->dgrad ? NOTHING : h->wino_dgrad ? WINOGRAD : h->direct_dgrad ? DIRECT : h->depthwise ? DEPTHWISE
+		    : h->image_dgrad ? IMAGE : LIBRARY;
+	case PART_WGRAD:
+		return p->opts.purpose != PLAN_TRAIN ? NOTHING : h->wino_wgrad ? WINOGRAD : h->image_wgrad ? IMAGE : h->depthwise ? DEPTHWISE
+		    : h->own_wgrad ? DIRECT : LIBRARY;
+	default:
+		return NOTHING;
+	}
+}
+
+static enum algo algo_of(const struct plan *p, const struct stage *s, enum part part)
+{
+	const struct exec *e = s->exec;
+
+	if (part == PART_UNDO)
+		return s->dz >= 0 || stage_keeps_x(p, s) ? EPILOGUE : NOTHING;
+	if (s->solo >= 0)
+		return solo_algo(p, s, part);
+	if (part == PART_EPILOGUE)
+		return s->y != s->x ? EPILOGUE : NOTHING;
+	if (s->head < 0)
+		return NOTHING;
+	if (p->net->node[s->head].op == OP_CONV)
+		return conv_algo(p, &e->head, part);
+	if (part == PART_DGRAD)
+		return s->gin >= 0 ? LINEAR : NOTHING;
+	return part == PART_FORWARD || p->opts.purpose == PLAN_TRAIN ? LINEAR : NOTHING;
+}
+
+const char *cpu_isa(const struct plan *p)
+{
+	return ((struct cpu *)p->be_data)->k->isa;
+}
+
+bool cpu_impl(const struct plan *p, int i, enum part part, char out[IMPLLEN])
+{
+	const struct stage *s = &p->stage[i];
+	enum algo a = algo_of(p, s, part);
+
+	if (a == LIBRARY)
+		snprintf(out, IMPLLEN, "%s", dnn_conv_impl(((struct exec *)s->exec)->head.dnn,
+		    part == PART_FORWARD ? CONV_FWD : part == PART_DGRAD ? CONV_DGRAD : CONV_WGRAD));
+	else if (a == SOLO)
+		snprintf(out, IMPLLEN, "cpu:%s", op_name[p->net->node[s->solo].op]);
+	else if (a != NOTHING)
+		snprintf(out, IMPLLEN, "%s:%s", algo_name[a], cpu_isa(p));
+	return a != NOTHING;
+}
+
+/* Pairs of an output row and a tap whose input row exists; of columns alike. */
+static int64_t pairs(int in, int out, const struct conv_shape *s)
+{
+	int64_t n = 0;
+
+	for (int o = 0; o < out; o++)
+		for (int t = 0; t < s->k; t++) {
+			int at = o * s->stride + t - s->pad;
+			n += at >= 0 && at < in;
+		}
+	return n;
+}
+
+/* The same of an input row and the taps that a gradient by the direct kernel takes there, the border's too. */
+static int64_t back_pairs(int in, const struct conv_shape *s)
+{
+	int64_t n = 0;
+
+	for (int i = 0; i < in; i++)
+		for (int t = 0; t < s->k; t++)
+			n += (i % s->stride + s->pad - t) % s->stride == 0;
+	return n;
+}
+
+/* Outputs come in whole vectors; of the inputs none is padding but in the library's, whose borders are counted in full. */
+static int64_t conv_work(const struct head *h, enum algo a, enum part part, int64_t *madds)
+{
+	const struct conv_shape *s = &h->shape;
+	bool back = part == PART_DGRAD;
+	int64_t kk = s->k * s->k, all = s->oh * (int64_t)s->ow * kk, ic = s->plain_src ? s->ic : pad8(s->ic), oc = pad8(s->oc);
+	int64_t inside = pairs(s->ih, s->oh, s) * pairs(s->iw, s->ow, s);
+	int h4 = ((back ? s->ih : s->oh) + 3) / 4, w4 = ((back ? s->iw : s->ow) + 3) / 4;
+
+	switch (a) {
+	case WINOGRAD: /* 36 products a tile of 4x4 outputs */
+		*madds = 36 * (int64_t)h4 * w4 * (back ? s->oc * ic : s->ic * oc);
+		return part == PART_WGRAD ? (int64_t)h->ndw : (int64_t)wino_filter_floats(back ? s->oc : s->ic, back ? s->ic : s->oc);
+	case DEPTHWISE:
+		*madds = inside * oc;
+		return oc * kk;
+	case DIRECT:
+		if (part == PART_WGRAD) {
+			*madds = inside * s->ic * oc;
+			return h->ndw;
+		}
+		*madds = back ? back_pairs(s->ih, s) * back_pairs(s->iw, s) * s->oc * ic : all * s->ic * oc;
+		return direct_filter_floats(&h->direct, back);
+	case IMAGE:
+		*madds = inside * s->ic * oc;
+		return oc * s->ic * kk;
+	default:
+		*madds = all * ic * oc;
+		return dnn_conv_weights(h->dnn, part == PART_FORWARD ? CONV_FWD : back ? CONV_DGRAD : CONV_WGRAD);
+	}
+}
+
+int64_t cpu_work(const struct plan *p, int i, enum part part, int64_t *madds)
+{
+	const struct stage *s = &p->stage[i];
+	enum algo a = algo_of(p, s, part);
+
+	*madds = 0;
+	if (a == LINEAR)
+		return *madds = (int64_t)p->net->node[s->head].c * p->net->node[p->net->node[s->head].in[0]].c;
+	if (s->head < 0 || part == PART_EPILOGUE || part == PART_UNDO || a == NOTHING)
+		return 0;
+	return conv_work(&((struct exec *)s->exec)->head, a, part, madds);
+}
