@@ -10,9 +10,7 @@
 #include "../formats/teachers.h"
 #include "../lib/cli.h"
 #include "../lib/course.h"
-#include "../lib/loss.h"
-#include "../lib/plan.h"
-#include "../lib/protocol.h"
+#include "../lib/students.h"
 
 static const char synopsis[] =
 	"evaluate -a ARCH -t VAL [options] <images or recipes\n"
@@ -30,7 +28,9 @@ static const char synopsis[] =
 	"  --seed S (0), --threads N, --device cpu|auto, --isa NAME\n"
 	"  -o FILE, --log FILE, -v, -h, -V";
 
-enum { MAX_OVERRIDES = 64 };
+enum { MAX_OVERRIDES = 64, MAX_SLOTS = 8 };
+/* What batches of recipes that wait for their students may take. */
+#define SLOTS_BYTES ((size_t)64 << 20)
 
 struct options {
 	struct cli cli;
@@ -41,34 +41,21 @@ struct options {
 	int nover;
 };
 
-struct student {
-	uint32_t seed;
-	struct learner learner;
-	double sum;            /* of the epoch's losses so far */
-	struct result res;
-};
-
-/* What all students share. */
 struct run {
 	const struct options *o;
 	struct protocol pr;
-	struct schedule sched;
 	struct val *header;       /* of what comes in; owned */
 	struct net *net;
-	struct trainer trainer;   /* lent to each student in turn */
-	struct workspace *ws;
-	unsigned char *decay;     /* (ntheta) or NULL */
-	long batches, total;      /* steps an epoch; in all */
-	struct student *student;
+	struct students st;
+	struct crew *crew;
 	struct imageview val;
-};
-
-struct batch {
-	int n;
-	const float *x;           /* (n,C,H,W) */
-	int64_t *label, *partner; /* (n); partner NULL: not mixed */
-	float lambda;
-	const float *soft;        /* (n,K) logits, or NULL */
+	/* Images: the set, its pixels as floats, the workers' batches. */
+	const struct imageset *set;
+	const float *images;
+	struct batch *batch;
+	/* Recipes: step s is in slot s mod nslot until all students have taken it. */
+	struct batch slot[MAX_SLOTS];
+	int nslot;
 };
 
 static void parse(struct options *o, int argc, char **argv)
@@ -149,164 +136,88 @@ static void read_validation(struct imageview *v, const char *path, const struct 
 		die("%s: %s", path, err);
 }
 
-static void validate(const struct imageview *v, const struct net *net, const struct weights *w, struct workspace *ws,
-	const char *who, struct result *res)
-{
-	struct source images = imageview_source(v);
-	double share;
-	char err[ERRLEN];
-
-	if (course_measure(&images, net, w, ws, &share, &res->loss, err) < 0)
-		die("%s: %s", who, err);
-	res->accuracy = 100.0 * share;
-}
-
-static void set_optimiser(const struct run *u, struct optim *o)
-{
-	o->momentum = u->pr.momentum;
-	o->nesterov = u->pr.nesterov;
-	o->weight_decay = u->pr.wd;
-}
-
-/* Flags: weight decay for all parameters but those of one dimension. */
-static unsigned char *decay_flags(const struct net *net)
-{
-	unsigned char *d = emalloc(net->ntheta);
-
-	memset(d, 1, net->ntheta);
-	for (int i = 0; i < net->nparam; i++) {
-		const struct param *p = &net->param[i];
-
-		if ((p->role == P_WEIGHT || p->role == P_BIAS) && p->ndim < 2)
-			memset(d + p->offset, 0, p->count);
-	}
-	return d;
-}
-
 /* batch: images a step at most; batches: steps an epoch. */
 static void prepare(struct run *u, int batch, long batches, long total)
 {
 	const struct options *o = u->o;
+	struct students *st = &u->st;
 	char err[ERRLEN];
 	int chw[3];
 
-	u->batches = batches;
-	u->total = total;
-	schedule_parse(&u->sched, u->pr.sched, u->pr.lr, err); /* checked on the command line */
-	u->sched.warmup *= batches;
-	u->sched.step_every *= batches;
 	header_shape(u->header, chw); /* checked with the validation set */
 	u->net = net_arch(o->arch, chw, header_nclass(u->header), err);
 	if (!u->net)
 		die("%s", err);
-	u->ws = ws_new();
-	if (trainer_new(&u->trainer, u->net, batch, u->ws, err) < 0)
+	*st = (struct students){
+		.cli = &o->cli, .pr = &u->pr, .val = imageview_source(&u->val), .batches = batches, .total = total
+	};
+	if (students_new(st, u->net, o->repeats, batch, err) < 0)
 		die("%s: %s", o->arch, err);
-	u->decay = u->pr.decay_1d ? NULL : decay_flags(u->net);
-	u->student = ecalloc(o->repeats, sizeof *u->student);
-	for (int r = 0; r < o->repeats; r++) {
-		struct student *s = &u->student[r];
-
-		s->seed = o->cli.seed + (uint32_t)r;
-		s->res.arch = u->net->arch;
-		s->res.name = eprintf_str("%u", s->seed);
-		s->learner = learner_new(u->net, u->pr.opt, s->seed, RNG_STUDENT);
-		s->learner.decay = u->decay;
-		set_optimiser(u, &s->learner.opt);
-	}
 	if (o->cli.verbose) {
 		warn("protocol %s: %s, %ld steps of up to %d images", u->pr.name, optim_name[u->pr.opt], total, batch);
 		warn("%s: %lld parameters, %.1f MB of activations", o->arch, (long long)net_params(u->net),
-			ws_bytes(u->ws) / 1e6);
-		plan_bind(u->trainer.plan, u->ws);
-		plan_describe(u->trainer.plan);
+			ws_bytes(st->worker[0].ws) / 1e6);
 	}
 }
 
-struct target {
-	const struct protocol *pr;
-	const struct batch *b;
-};
-
-static double batch_loss(const void *data, const float *logits, int n, int k, float *dlogits)
+static void show_progress(struct run *u)
 {
-	const struct protocol *pr = ((const struct target *)data)->pr;
-	const struct batch *b = ((const struct target *)data)->b;
-
-	if (pr->loss == LOSS_KL)
-		return loss_kl(logits, b->soft, n, k, pr->temperature, pr->t2, dlogits);
-	if (b->partner)
-		return loss_ce_mixed(logits, b->label, b->partner, b->lambda, n, k, dlogits);
-	return loss_ce(logits, b->label, n, k, dlogits);
+	progress(u->o->repeats > 1 ? "steps of all students" : "steps", crew_done(u->crew), u->st.total * u->o->repeats, NULL);
 }
 
-static void student_step(struct run *u, int r, const struct batch *b, long step)
+/* Every learner's steps are taken, or one has failed. */
+static void end_training(struct run *u, bool stop)
 {
-	struct student *s = &u->student[r];
-	struct target target = { &u->pr, b };
-	bool late = u->pr.fresh && u->total > 1 && step >= u->total / 2;
-	double start = now(), rate = schedule_rate(&u->sched, step, u->total) * (late ? 0.1 : 1), loss;
+	char err[ERRLEN];
+	int rc = crew_finish(u->crew, stop, err);
 
-	if (late && step == u->total / 2) {
-		optim_free(&s->learner.opt);
-		s->learner.opt = optim_new(u->pr.opt, u->net->ntheta);
-		set_optimiser(u, &s->learner.opt);
-	}
-	loss = train_step(&u->trainer, &s->learner, b->n, b->x, batch_loss, &target, rate);
-	if (!isfinite(loss))
-		die("student %d (seed %u), step %ld: the loss is not finite", r, s->seed, step + 1);
-	s->sum += loss;
-	s->res.seconds += now() - start;
-	if ((step + 1) % u->batches == 0 || step + 1 == u->total) {
-		s->res.train_loss = s->sum / (step % u->batches + 1);
-		s->sum = 0;
-		cli_log(&u->o->cli, "epoch", "student", (double)r, "seed", (double)s->seed, "step", (double)(step + 1),
-			"rate", rate, "loss", s->res.train_loss, NULL);
-	}
+	progress_done();
+	if (rc < 0)
+		die("%s", err);
 }
 
-static void show_progress(const struct run *u, long done, long total, const struct student *s)
-{
-	char extra[64];
-
-	snprintf(extra, sizeof extra, "loss %.4f", s->res.train_loss);
-	progress(u->o->repeats > 1 ? "steps of all students" : "steps", done, total, extra);
-}
-
-static void finish(struct run *u, int r)
-{
-	struct student *s = &u->student[r];
-	char *who = eprintf_str("student %d (seed %u)", r, s->seed);
-	double start = now();
-
-	validate(&u->val, u->net, &s->learner.w, u->ws, who, &s->res);
-	s->res.seconds += now() - start;
-	cli_log(&u->o->cli, "student", "seed", (double)s->seed, "accuracy", s->res.accuracy, "loss", s->res.loss,
-		"train_loss", s->res.train_loss, "seconds", s->res.seconds, NULL);
-	free(who);
-}
-
-/* Images x (n,C,H,W) <- those in order[0..n), each with its own parameters of the one DSA group of this step. */
-static void augmented(const struct run *u, uint32_t seed, long step, const struct imageset *set, const float *images,
-	const int64_t *order, int n, float *x)
+/* The batch's images <- those in order[0..n), each with its own parameters of the one DSA group of this step. */
+static void augmented(const struct run *u, uint32_t seed, long step, const int64_t *order, struct batch *b)
 {
 	struct rng r = rng_at(seed, RNG_STUDENT, 0, (uint32_t)step, 0);
+	const struct imageset *set = u->set;
 	size_t chw = (size_t)set->c * set->h * set->w;
-	struct dsa *d = ecalloc(n, sizeof *d);
+	struct dsa *d = ecalloc(b->n, sizeof *d);
+	float *x = b->x;
 
 	if (u->pr.dsa) {
 		enum dsa_kind kind = dsa_draw_kind(&r, u->pr.dsa);
 
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < b->n; i++)
 			dsa_draw(&r, kind, set->h, set->w, &d[i]);
 	}
 #pragma omp parallel for
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < b->n; i++) {
 		if (u->pr.dsa)
-			dsa_apply(x + i * chw, images + order[i] * chw, set->c, set->h, set->w, &d[i]);
+			dsa_apply(x + i * chw, u->images + order[i] * chw, set->c, set->h, set->w, &d[i]);
 		else
-			memcpy(x + i * chw, images + order[i] * chw, chw * sizeof *x);
+			memcpy(x + i * chw, u->images + order[i] * chw, chw * sizeof *x);
+		b->label[i] = set->label[order[i]];
+	}
 	free(d);
+}
+
+static int step_on_images(void *data, int worker, int who, long step, char err[ERRLEN])
+{
+	struct run *u = data;
+	struct student *s = &u->st.student[who];
+	struct batch *b = &u->batch[worker];
+	int batch = u->st.worker[worker].trainer.batch;
+	long at = step % u->st.batches * batch;
+
+	if (!at) {
+		struct rng rng = rng_at(s->seed, RNG_SHUFFLE, (uint32_t)(step / u->st.batches), 0, 0);
+
+		rng_permute(&rng, s->order, u->set->n);
+	}
+	b->n = (int)MIN((int64_t)batch, u->set->n - at);
+	augmented(u, s->seed, step, s->order + at, b);
+	return student_step(&u->st, worker, who, b, step, err);
 }
 
 static void train_on_images(struct run *u, struct ts_reader *in)
@@ -318,92 +229,119 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 		die("%s", in->err);
 	read_validation(&u->val, u->o->val, u->header);
 
-	int batch = (int)MIN((int64_t)u->pr.batch, set.n), repeats = u->o->repeats;
+	int batch = (int)MIN((int64_t)u->pr.batch, set.n);
 	long batches = (set.n + batch - 1) / batch;
+	float *images = imageset_all(&set);
 
+	u->set = &set;
+	u->images = images;
 	prepare(u, batch, batches, u->pr.steps ? u->pr.steps : u->pr.epochs * batches);
-	float *images = imageset_all(&set), *x = ealigned((size_t)batch * set.c * set.h * set.w, sizeof *x);
-	int64_t *order = ecalloc(set.n, sizeof *order), *label = ecalloc(batch, sizeof *label);
+	struct students *st = &u->st;
 
-	for (int r = 0; r < repeats; r++) {
-		for (long step = 0; step < u->total; step++) {
-			long at = step % batches * batch;
-			struct batch b = { .n = (int)MIN((int64_t)batch, set.n - at), .x = x, .label = label };
-
-			if (!at) {
-				struct rng rng = rng_at(u->student[r].seed, RNG_SHUFFLE, (uint32_t)(step / batches), 0, 0);
-
-				rng_permute(&rng, order, set.n);
-			}
-			augmented(u, u->student[r].seed, step, &set, images, order + at, b.n, x);
-			for (int i = 0; i < b.n; i++)
-				label[i] = set.label[order[at + i]];
-			student_step(u, r, &b, step);
-			show_progress(u, r * u->total + step + 1, repeats * u->total, &u->student[r]);
-		}
-		finish(u, r);
-	}
+	u->batch = ecalloc(st->nworker, sizeof *u->batch);
+	for (int i = 0; i < st->nworker; i++)
+		u->batch[i] = batch_new(u->net->chw, batch, set.nclass, false);
+	for (int i = 0; i < st->n; i++)
+		st->student[i].order = ecalloc(set.n, sizeof(int64_t));
+	u->crew = crew_start(st->nworker, st->n, st->total, step_on_images, u);
+	crew_ready(u->crew, st->total);
+	for (long step = 1; step <= st->total && !crew_wait(u->crew, step); step++)
+		show_progress(u);
+	end_training(u, false);
+	for (int i = 0; i < st->nworker; i++)
+		batch_free(&u->batch[i]);
+	free(u->batch);
 	free(images);
-	free(x);
-	free(order);
-	free(label);
 	imageset_free(&set);
 }
 
+static int step_on_recipe(void *data, int worker, int who, long step, char err[ERRLEN])
+{
+	struct run *u = data;
+
+	return student_step(&u->st, worker, who, &u->slot[step % u->nslot], step, err);
+}
+
+/* The first batch shows whether there are labels; the protocol follows from it. */
+static void begin_recipes(struct run *u, const struct recipe_stream *s, bool labelled)
+{
+	size_t bytes = sizeof(float) * s->batch * s->set.c * s->set.h * s->set.w;
+
+	choose_protocol(u, labelled ? FEED_LABELLED : FEED_RECIPES);
+	read_validation(&u->val, u->o->val, u->header);
+	prepare(u, (int)s->batch, s->batches, s->epochs * s->batches);
+	u->nslot = (int)MAX(2, MIN(MAX_SLOTS, SLOTS_BYTES / bytes));
+	for (int i = 0; i < u->nslot; i++)
+		u->slot[i] = batch_new(u->net->chw, (int)s->batch, s->set.nclass, labelled);
+	u->crew = crew_start(u->st.nworker, u->st.n, u->st.total, step_on_recipe, u);
+}
+
+/* What went wrong with what came in; the students rest before the process ends. */
+static _Noreturn void bad_recipes(struct run *u, const char *what)
+{
+	char err[ERRLEN];
+
+	if (u->crew)
+		crew_finish(u->crew, true, err);
+	die("%s", what);
+}
+
+/* Reads and replays what the students will need next, while they train. */
 static void train_on_recipes(struct run *u, struct ts_reader *in)
 {
 	struct recipe_stream s;
 	struct recipe rec;
 	struct val *frame;
-	char err[ERRLEN];
+	char err[ERRLEN], why[ERRLEN];
 	int got, labelled;
 
 	if (recipe_stream_begin(&s, in) < 0)
 		die("%s", s.r.err);
 	const struct imageset *set = &s.set;
 	size_t chw = (size_t)set->c * set->h * set->w;
-	float *x = ealigned(s.batch * chw, sizeof *x), *scratch = ealigned(s.batch * chw, sizeof *scratch);
-	float *images = imageset_all(set), *soft = ealigned((size_t)s.batch * set->nclass, sizeof *soft);
-	int64_t *label = ecalloc(s.batch, sizeof *label), *partner = ecalloc(s.batch, sizeof *partner);
+	float *images = imageset_all(set), *scratch = ealigned(s.batch * chw, sizeof *scratch);
+	float *soft = ealigned((size_t)s.batch * set->nclass, sizeof *soft);
 
-	/* The first batch shows whether there are labels; the protocol follows from it. */
 	for (long step = 0; (got = recipe_stream_next(&s, &frame, &rec)) > 0; step++) {
 		labelled = soft_from_frame(frame, rec.n, set->nclass, soft, err);
-		if (labelled < 0)
-			die("%s: frame %lld: %s", s.r.name, (long long)s.r.nframes - 1, err);
-		if (!step) {
-			choose_protocol(u, labelled ? FEED_LABELLED : FEED_RECIPES);
-			read_validation(&u->val, u->o->val, u->header);
-			prepare(u, (int)s.batch, s.batches, s.epochs * s.batches);
+		if (labelled < 0) {
+			fail(why, "%s: frame %lld: %s", s.r.name, (long long)s.r.nframes - 1, err);
+			bad_recipes(u, why);
 		}
-		if (!labelled && u->pr.loss == LOSS_KL)
-			die("%s: frame %lld: no soft labels, unlike the frames before", s.r.name, (long long)s.r.nframes - 1);
-		recipe_replay(&rec, images, set->c, set->h, set->w, x, scratch);
-		for (int i = 0; i < rec.n; i++) {
-			label[i] = set->label[rec.index[i]];
-			partner[i] = set->label[rec.index[rec.partner[i]]];
+		if (!step)
+			begin_recipes(u, &s, labelled);
+		if (!labelled && u->pr.loss == LOSS_KL) {
+			fail(why, "%s: frame %lld: no soft labels, unlike the frames before", s.r.name,
+				(long long)s.r.nframes - 1);
+			bad_recipes(u, why);
 		}
-		struct batch b = {
-			rec.n, x, label, rec.mix.kind == MIX_NONE ? NULL : partner, rec.mix.lambda, soft
-		};
+		if (crew_wait(u->crew, step + 1 - u->nslot) < 0)
+			end_training(u, true);
+		struct batch *b = &u->slot[step % u->nslot];
 
-		for (int r = 0; r < u->o->repeats; r++)
-			student_step(u, r, &b, step);
-		show_progress(u, (step + 1) * u->o->repeats, u->total * u->o->repeats, &u->student[0]);
+		recipe_replay(&rec, images, set->c, set->h, set->w, b->x, scratch);
+		for (int i = 0; i < rec.n; i++) {
+			b->label[i] = set->label[rec.index[i]];
+			b->partner[i] = set->label[rec.index[rec.partner[i]]];
+		}
+		if (labelled && b->soft)
+			memcpy(b->soft, soft, (size_t)rec.n * set->nclass * sizeof *soft);
+		b->n = rec.n;
+		b->mixed = rec.mix.kind != MIX_NONE;
+		b->lambda = rec.mix.lambda;
+		crew_ready(u->crew, step + 1);
+		show_progress(u);
 		val_free(frame);
 		recipe_free(&rec);
 	}
-	progress_done();
 	if (got < 0)
-		die("%s", s.r.err);
-	for (int r = 0; r < u->o->repeats; r++)
-		finish(u, r);
-	free(x);
+		bad_recipes(u, s.r.err);
+	end_training(u, false);
+	for (int i = 0; i < u->nslot; i++)
+		batch_free(&u->slot[i]);
 	free(scratch);
 	free(images);
 	free(soft);
-	free(label);
-	free(partner);
 	recipe_stream_close(&s);
 }
 
@@ -412,7 +350,7 @@ static json_t *json_protocol(const struct run *u)
 	const struct protocol *p = &u->pr;
 	json_t *j = json_pack("{s:s, s:s, s:s, s:f, s:f, s:s, s:b, s:b, s:s, s:i}", "name", p->name, "loss",
 		loss_name[p->loss], "opt", optim_name[p->opt], "lr", p->lr, "wd", p->wd, "sched", p->sched, "decay_1d",
-		p->decay_1d, "fresh_optimiser", p->fresh, "dsa", p->dsa_names, "steps", (int)u->total);
+		p->decay_1d, "fresh_optimiser", p->fresh, "dsa", p->dsa_names, "steps", (int)u->st.total);
 
 	if (p->loss == LOSS_KL)
 		json_object_update_new(j, json_pack("{s:f, s:b}", "temperature", p->temperature, "t2", p->t2));
@@ -430,7 +368,7 @@ static void print_json(FILE *fp, const struct run *u, const struct result *res, 
 		json_object_set_new(j, "protocol", json_protocol(u));
 		for (int r = 0; r < n; r++) /* numbers, not their names */
 			json_object_set_new(json_array_get(json_object_get(j, "students"), r), "seed",
-				json_integer(u->student[r].seed));
+				json_integer(u->st.student[r].seed));
 	}
 	if (history)
 		json_object_set_new(j, "history", json_val(history));
@@ -461,21 +399,22 @@ static void report(const struct run *u, const struct result *res, int n)
 
 static void report_students(struct run *u)
 {
-	int n = u->o->repeats;
+	int n = u->st.n;
 	struct result *res = ecalloc(n, sizeof *res);
 
-	for (int r = 0; r < n; r++)
-		res[r] = u->student[r].res;
-	report(u, res, n);
 	for (int r = 0; r < n; r++) {
-		free((char *)res[r].name);
-		learner_free(&u->student[r].learner);
+		const struct student *s = &u->st.student[r];
+
+		res[r] = (struct result){
+			u->net->arch, eprintf_str("%u", s->seed), 100 * s->accuracy, s->loss, s->train_loss, s->seconds
+		};
 	}
+	report(u, res, n);
+	for (int r = 0; r < n; r++)
+		free((char *)res[r].name);
 	free(res);
-	trainer_free(&u->trainer);
+	students_free(&u->st);
 	net_free(u->net);
-	free(u->student);
-	free(u->decay);
 	val_free(u->header);
 }
 
@@ -489,19 +428,23 @@ static void measure_pool(struct run *u)
 	if (!(t = teachers_read(u->o->pool, u->val.set.header, &n, err)))
 		die("%s", err);
 	struct result *res = ecalloc(n, sizeof *res);
+	struct workspace *ws = ws_new();
+	struct source val = imageview_source(&u->val);
 
-	u->ws = ws_new();
 	for (int i = 0; i < n; i++) {
 		const char *member = t[i].ck.member ? t[i].ck.member : "-";
-		double start = now();
+		double start = now(), share;
 
 		res[i] = (struct result){ .arch = t[i].ck.net->arch, .name = member, .train_loss = NAN };
-		validate(&u->val, t[i].net, &t[i].ck.w, u->ws, member, &res[i]);
+		if (course_measure(&val, t[i].net, &t[i].ck.w, ws, &share, &res[i].loss, err) < 0)
+			die("%s: %s", member, err);
+		res[i].accuracy = 100 * share;
 		res[i].seconds = now() - start;
 		progress("checkpoints", i + 1, n, NULL);
 	}
 	report(u, res, n);
 	free(res);
+	ws_free(ws);
 	teachers_free(t, n);
 }
 
@@ -514,7 +457,7 @@ int main(int argc, char **argv)
 	progname = "evaluate";
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
-		if (o.pool) {
+	if (o.pool) {
 		measure_pool(&u);
 	} else {
 		if (ts_open(&in, NULL, NULL) < 0)
@@ -531,6 +474,5 @@ int main(int argc, char **argv)
 		report_students(&u);
 	}
 	imageview_free(&u.val);
-	ws_free(u.ws);
 	return 0;
 }

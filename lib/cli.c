@@ -61,6 +61,7 @@ void cli_log(const struct cli *c, const char *event, ...)
 
 	if (!c->log)
 		return;
+	flockfile(c->log); /* a line is one thread's */
 	fprintf(c->log, "{\"event\": \"%s\"", event);
 	va_start(ap, event);
 	while ((key = va_arg(ap, const char *))) {
@@ -73,4 +74,5 @@ void cli_log(const struct cli *c, const char *event, ...)
 	va_end(ap);
 	if (fprintf(c->log, "}\n") < 0)
 		die("log:");
+	funlockfile(c->log);
 }
