@@ -1,5 +1,7 @@
-/* The one file that knows oneDNN, whose versions 2 and 3 differ in how things are described. Primitives are made for one thread and one image (weight gradients: one
- * chunk), so that their blocking, and with it every rounding, is the same however many threads the caller uses. */
+/* The one file that knows oneDNN, whose versions 2 and 3 differ in how things are described. Primitives are made for one
+ * thread and one image (weight gradients: one chunk), so that their blocking, and with it every rounding, is the same
+ * however many threads the caller uses. Several threads run one primitive at a time, which oneDNN allows only where the
+ * scratchpad is the caller's. */
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
 #include <pthread.h>
@@ -23,9 +25,10 @@ typedef const dnnl_memory_desc_t *query_desc;
 struct primitive {
 	dnnl_primitive_t prim;
 	desc src, weights, dst, bias; /* the two inputs and the output of convolution, whatever direction */
+	desc pad;                     /* its scratchpad */
 	size_t weights_floats;
 	char impl[48];
-	dnnl_memory_t (*mem)[4]; /* [MAX_THREADS][src, weights, dst, bias], made by a thread on first use */
+	dnnl_memory_t (*mem)[5]; /* [MAX_THREADS][src, weights, dst, scratchpad, bias], made by a thread on first use */
 	bool has_bias, fixed_weights; /* fixed: their layout was given, not chosen */
 };
 
@@ -39,7 +42,9 @@ struct dnn_conv {
 };
 
 static dnnl_engine_t engine;
-static dnnl_stream_t streams[MAX_THREADS];
+static _Thread_local dnnl_stream_t stream;
+static _Thread_local float *pad;
+static _Thread_local size_t npad;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void check(dnnl_status_t s, const char *what)
@@ -58,11 +63,21 @@ static void start(void)
 	check(dnnl_engine_create(&engine, dnnl_cpu, 0), "engine");
 }
 
-static dnnl_stream_t stream_of(int tid)
+static dnnl_stream_t own_stream(void)
 {
-	if (!streams[tid])
-		check(dnnl_stream_create(&streams[tid], engine, dnnl_stream_default_flags), "stream");
-	return streams[tid];
+	if (!stream)
+		check(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags), "stream");
+	return stream;
+}
+
+static float *own_pad(size_t bytes)
+{
+	if (bytes > npad) {
+		free(pad);
+		pad = ealigned(bytes, 1);
+		npad = bytes;
+	}
+	return pad;
 }
 
 static desc describe(int ndim, const dnnl_dims_t dims, dnnl_format_tag_t tag)
@@ -169,6 +184,7 @@ static bool make(struct primitive *p, const struct conv_shape *s, int dir, int n
 	wd = p->fixed_weights ? copy_desc(MD(p->weights)) : weights_desc(s, dnnl_format_tag_any);
 	p->has_bias = dir == CONV_FWD;
 	check(dnnl_primitive_attr_create(&attr), "attributes");
+	check(dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user), "attributes");
 	omp_set_num_threads(1);
 	st = describe_conv(&hint, CONV_FWD, NULL, p, &wd, dir == CONV_FWD ? &p->bias : &none, strides, front, back, attr);
 	if (st == dnnl_success && dir != CONV_FWD) {
@@ -186,6 +202,7 @@ static bool make(struct primitive *p, const struct conv_shape *s, int dir, int n
 	free_desc(&p->weights);
 	p->weights = copy_desc(dnnl_primitive_desc_query_md(pd,
 	    dir == CONV_WGRAD ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0));
+	p->pad = copy_desc(dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
 	p->weights_floats = (dnnl_memory_desc_get_size(MD(p->weights)) + 3) / 4;
 	const char *impl = "";
 	dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &impl);
@@ -235,11 +252,11 @@ static void unmake(struct primitive *p)
 	if (p->prim)
 		dnnl_primitive_destroy(p->prim);
 	for (int i = 0; p->mem && i < MAX_THREADS; i++)
-		for (int j = 0; j < 4; j++)
+		for (size_t j = 0; j < LEN(p->mem[i]); j++)
 			if (p->mem[i][j])
 				dnnl_memory_destroy(p->mem[i][j]);
 	free(p->mem);
-	free_desc(&p->src), free_desc(&p->weights), free_desc(&p->dst), free_desc(&p->bias);
+	free_desc(&p->src), free_desc(&p->weights), free_desc(&p->dst), free_desc(&p->bias), free_desc(&p->pad);
 }
 
 void dnn_conv_free(struct dnn_conv *c)
@@ -279,7 +296,7 @@ static void reorder(query_desc to, float *out, query_desc from, const float *in)
 
 	check(dnnl_reorder_primitive_desc_create(&pd, from, engine, to, engine, NULL), "reorder");
 	check(dnnl_primitive_create(&prim, pd), "reorder");
-	check(dnnl_primitive_execute(prim, stream_of(omp_get_thread_num()), LEN(args), args), "reorder");
+	check(dnnl_primitive_execute(prim, own_stream(), LEN(args), args), "reorder");
 	dnnl_primitive_destroy(prim);
 	dnnl_primitive_desc_destroy(pd);
 	dnnl_memory_destroy(a);
@@ -328,13 +345,13 @@ void dnn_conv_unprepare(struct dnn_conv *c, float *dw, const float *in)
 	free_desc(&plain);
 }
 
-static void run(struct primitive *p, int tid, const int arg[4], void *src, void *weights, void *dst, void *bias)
+static void run(struct primitive *p, int tid, const int arg[5], void *src, void *weights, void *dst, void *bias)
 {
 	dnnl_memory_t *m = p->mem[tid];
-	void *ptr[] = { src, weights, dst, bias };
-	query_desc md[] = { MD(p->src), MD(p->weights), MD(p->dst), MD(p->bias) };
-	dnnl_exec_arg_t args[4];
-	int n = p->has_bias ? 4 : 3;
+	void *ptr[] = { src, weights, dst, own_pad(dnnl_memory_desc_get_size(MD(p->pad))), bias };
+	query_desc md[] = { MD(p->src), MD(p->weights), MD(p->dst), MD(p->pad), MD(p->bias) };
+	dnnl_exec_arg_t args[5];
+	int n = p->has_bias ? 5 : 4;
 
 	for (int i = 0; i < n; i++) {
 		if (!m[i])
@@ -343,7 +360,7 @@ static void run(struct primitive *p, int tid, const int arg[4], void *src, void 
 			dnnl_memory_set_data_handle(m[i], ptr[i]);
 		args[i] = (dnnl_exec_arg_t){ arg[i], m[i] };
 	}
-	check(dnnl_primitive_execute(p->prim, stream_of(tid), n, args), "execute");
+	check(dnnl_primitive_execute(p->prim, own_stream(), n, args), "execute");
 }
 
 /* n images with their border of zeros, in this thread's scratch. */
@@ -364,21 +381,21 @@ static const float *add_border(struct dnn_conv *c, int tid, const float *x, int 
 
 void dnn_conv_forward(struct dnn_conv *c, int tid, float *y, const float *x, const float *w, const float *bias)
 {
-	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_BIAS };
+	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD, DNNL_ARG_BIAS };
 
 	run(&c->fwd, tid, arg, (void *)add_border(c, tid, x, 1), (void *)w, y, (void *)bias);
 }
 
 void dnn_conv_dgrad(struct dnn_conv *c, int tid, float *dx, const float *dy, const float *w)
 {
-	static const int arg[] = { DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, 0 };
+	static const int arg[] = { DNNL_ARG_DIFF_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DIFF_DST, DNNL_ARG_SCRATCHPAD, 0 };
 
 	run(&c->dgrad, tid, arg, dx, (void *)w, (void *)dy, NULL);
 }
 
 void dnn_conv_wgrad(struct dnn_conv *c, int tid, float *dw, float *scratch, const float *x, const float *dy, int n)
 {
-	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, 0 };
+	static const int arg[] = { DNNL_ARG_SRC, DNNL_ARG_DIFF_WEIGHTS, DNNL_ARG_DIFF_DST, DNNL_ARG_SCRATCHPAD, 0 };
 	size_t nx = dnnl_memory_desc_get_size(MD(c->wgrad1.src)) / 4, ny = dnnl_memory_desc_get_size(MD(c->wgrad1.dst)) / 4;
 
 	x = add_border(c, tid, x, n);
