@@ -1,0 +1,95 @@
+/* Threads of one plan do not meet: what several compute side by side is what one computes alone. A net with everything
+ * that a library runs for us (1x1 convolutions under a stride among it) and a batch of several chunks; more threads than
+ * cores, several times, since a race need not show at once. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../lib/loss.h"
+#include "../lib/plan.h"
+#include "../lib/rng.h"
+#include "tap.h"
+
+enum { IMAGES = 52, SIDE = 16, CLASSES = 10, TIMES = 3 };
+
+struct result { /* of one step: logits, and the gradient that the purpose gives */
+	size_t nlogits, ngrad;
+	float *logits, *grad;
+};
+
+static struct result step(const struct net *net, const struct weights *w, const float *images, const int64_t *label,
+    enum purpose purpose, int threads)
+{
+	char err[ERRLEN];
+	struct workspace *ws = ws_new();
+	struct result r = { .nlogits = IMAGES * CLASSES };
+	float *dlogits = emalloc(r.nlogits * sizeof *dlogits);
+	struct plan *p;
+
+	set_threads(threads);
+	if (!(p = plan_new(net, (struct plan_opts){ .purpose = purpose, .batch = IMAGES }, err)))
+		die("%s", err);
+	r.ngrad = purpose == PLAN_TRAIN ? net->ntheta : purpose == PLAN_SYNTH ? IMAGES * 3 * SIDE * SIDE : 0;
+	r.logits = emalloc(r.nlogits * sizeof *r.logits);
+	r.grad = ecalloc(r.ngrad + 1, sizeof *r.grad);
+	plan_bind(p, ws);
+	plan_load(p, w);
+	plan_forward(p, IMAGES, images, r.logits);
+	loss_ce(r.logits, label, IMAGES, CLASSES, dlogits);
+	if (r.ngrad)
+		plan_backward(p, IMAGES, dlogits, purpose == PLAN_SYNTH ? r.grad : NULL, purpose == PLAN_TRAIN ? r.grad : NULL);
+	plan_free(p);
+	ws_free(ws);
+	free(dlogits);
+	return r;
+}
+
+static bool same(const struct result *a, const struct result *b)
+{
+	return !memcmp(a->logits, b->logits, a->nlogits * sizeof *a->logits) &&
+	    !memcmp(a->grad, b->grad, a->ngrad * sizeof *a->grad);
+}
+
+static void result_free(struct result *r)
+{
+	free(r->logits);
+	free(r->grad);
+}
+
+int main(void)
+{
+	static const char *const name[] = { "labelling", "synthesis", "training" };
+	char err[ERRLEN];
+	struct net *net = net_arch("resnet18-small", (int[]){ 3, SIDE, SIDE }, CLASSES, err);
+	size_t pixels = (size_t)IMAGES * 3 * SIDE * SIDE;
+	float *images = ealigned(pixels, sizeof *images);
+	int64_t label[IMAGES];
+	struct rng r = rng_at(1, RNG_NOISE, 0, 0, 0);
+	struct weights w;
+
+	progname = "t_plan";
+	if (!net)
+		die("%s", err);
+	w = weights_new(net);
+	net_init(net, &w, 1, RNG_INIT);
+	for (size_t i = 0; i < pixels; i++)
+		images[i] = rng_normal(&r);
+	for (int i = 0; i < IMAGES; i++)
+		label[i] = i % CLASSES;
+	for (enum purpose purpose = PLAN_EVAL; purpose <= PLAN_TRAIN; purpose++) {
+		/* Weight gradients add up by threads: training is the same at one number of them. */
+		int alone = purpose == PLAN_TRAIN ? 4 : 1, differ = 0;
+		struct result first = step(net, &w, images, label, purpose, alone);
+		for (int i = 0; i < TIMES; i++) {
+			struct result next = step(net, &w, images, label, purpose, 4);
+			differ += !same(&first, &next);
+			result_free(&next);
+		}
+		ok(!differ, "%s: four threads, %d times out of %d the bytes of %s", name[purpose], TIMES - differ, TIMES,
+		    alone > 1 ? "the first time" : "one thread");
+		result_free(&first);
+	}
+	free(images);
+	weights_free(&w);
+	net_free(net);
+	return tap_end();
+}
