@@ -12,7 +12,7 @@
 #include "kernels.h"
 #include "vec.h"
 #include "isa.h"
-#include "wino.h"
+#include "sizes.h"
 
 enum { PART = 16384 / 4 }; /* floats of a panel that stay in L1 */
 

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "kernels.h"
-#include "wino.h"
+#include "sizes.h"
 
 struct direct_border direct_border(const struct direct_shape *s, bool dgrad)
 {
@@ -38,6 +38,14 @@ size_t direct_scratch_floats(const struct direct_shape *s, int n)
 	    2 * (size_t)s->ih * s->iw;
 
 	return n * (forward > back ? forward : back);
+}
+
+size_t image_back_floats(int c, int o, int ih, int iw, int k, int pad)
+{
+	size_t band = (size_t)pad8(o) * (IMAGE_BAND + k - 1) * image_band_width(iw, k, pad);
+	size_t image = (size_t)c * (ih + 2 * pad) * (iw + 2 * pad) + 8 + (size_t)(iw + 2 * pad) * 8;
+
+	return band > image ? band : image;
 }
 
 size_t wino_filter_floats(int c, int k)

@@ -10,6 +10,8 @@ void KERNEL(gather)(float *, const float *const *, int, const uint8_t *, int, in
 void KERNEL(affine_back)(float *, const float *, const float *, const float *, const float *, const float *, const float *,
     int, int64_t);
 void KERNEL(image_dgrad)(float *, const float *, const float *, int, int, int, int, int, int, int, int, int);
+void KERNEL(image_back)(float *, const struct feature_grad *, const float *, float *, int, int, int, int, int);
+void KERNEL(image_wgrad)(float *, float *, const struct feature_grad *, const float *, float *, int, int, int, int);
 void KERNEL(direct_filter)(float *, const float *, const struct direct_shape *, bool);
 void KERNEL(direct_conv)(float *, const float *, const float *, const float *, float *, int, const struct direct_shape *);
 void KERNEL(direct_dgrad)(float *, const float *, const float *, float *, int, const struct direct_shape *);

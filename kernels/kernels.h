@@ -23,6 +23,17 @@ struct direct_shape { /* y (o,oh,ow) = w * x (c,ih,iw), k x k taps */
 	int ih, iw, oh, ow, k, stride, pad;
 };
 
+/* The gradient in front of a norm, not yet computed: g = gain[c]*dz + a[c] + b[c]*(x - ref[c]), dz from dy as gather()
+ * makes it. Arguments as of gather() and affine_back(). */
+struct feature_grad {
+	const float *const *dy;
+	int ndy;
+	const uint8_t *mask;
+	bool pool;
+	const float *gain, *a, *b, *ref, *x;
+	int kb, h, w;
+};
+
 enum act { ACT_RELU6, ACT_SILU, ACT_SIGMOID };
 
 struct kernels {
@@ -46,6 +57,12 @@ struct kernels {
 	 * w is (KB,k,k,C,8), prepared. dx is written. */
 	void (*image_dgrad)(float *dx, const float *dy, const float *w, int c, int ih, int iw, int kb, int oh, int ow, int k,
 	    int stride, int pad);
+	/* The same with everything that lies between, for stride 1: dx from the feature gradient f; scratch:
+	 * image_back_floats(). dw (KB,C,3,3,8) += and db (KB*8) += of a 3x3 one from f and the image. */
+	void (*image_back)(float *dx, const struct feature_grad *f, const float *w, float *scratch, int c, int ih, int iw,
+	    int k, int pad);
+	void (*image_wgrad)(float *dw, float *db, const struct feature_grad *f, const float *image, float *scratch, int c,
+	    int ih, int iw, int pad);
 
 	/* Convolutions of any kind, n images at once, and their input gradients. u: prepared filters of the one or the other,
 	 * direct_filter_floats() of them, from w (O,C,k,k). bias (OB*8) or NULL. scratch: direct_scratch_floats(). */
@@ -95,6 +112,8 @@ size_t direct_scratch_floats(const struct direct_shape *s, int n);
 size_t wino_filter_floats(int c, int k);
 size_t wino_scratch_floats(int c, int k);
 size_t wino_wgrad_scratch_floats(int c, int k);
+
+size_t image_back_floats(int c, int o, int ih, int iw, int k, int pad); /* for both */
 
 extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
 /* The best that this processor runs; name ("plain", "avx2", "avx512") pins one: NULL when it cannot run here. */

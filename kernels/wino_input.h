@@ -4,7 +4,7 @@
 
 #include "kernels.h"
 #include "micro.h"
-#include "wino.h"
+#include "sizes.h"
 
 /* B^T applied to six vectors. */
 #define INPUT_TRANSFORM(o0, o1, o2, o3, o4, o5, d0, d1, d2, d3, d4, d5) do { \

@@ -149,7 +149,7 @@ static void b_epilogue(const struct pass *q, const struct stage *s, int i0, int 
 	const struct exec *e = s->exec;
 	const float *dy[LEN(s->dy)];
 
-	if (s->dz < 0)
+	if (s->dz < 0 || e->head.image_back)
 		return;
 	for (int i = i0; i < i1; i++) {
 		for (int j = 0; j < s->ndy; j++)
@@ -191,8 +191,12 @@ static void norm_back(double m, double mu, double v, double eps, double gamma, d
 	*a = g * (-sdz / m + cov * mu);
 }
 
-/* dz -> dx: gradient in front of the norm. */
-static void undo_norm(const struct pass *q, const struct stage *s, int i)
+/* What undoes the norm of image i: dx = gain*dz + a + b*(x - center). Arrays may lie in the thread's coef. */
+struct undo {
+	const float *gain, *a, *b, *center;
+};
+
+static struct undo undo_of(const struct pass *q, const struct stage *s, int i)
 {
 	const struct plan *p = q->p;
 	const struct cpu *cpu = p->be_data;
@@ -200,10 +204,8 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 	int64_t per = (int64_t)e->h * e->w;
 	float *coef = cpu->coef[q->tid], *gain = e->gain, *a = e->a, *b = e->b;
 	const float *center = e->center;
-
-	if (s->norm < 0 && s->tap < 0)
-		return;
 	const struct tap *t = s->tap >= 0 && p->opts.purpose == PLAN_SYNTH ? &p->tap[s->tap] : NULL;
+
 	if (e->isum) {
 		gain = coef, a = coef + e->cp, b = coef + 2 * e->cp;
 		memset(coef, 0, 3 * e->cp * sizeof *coef);
@@ -222,7 +224,37 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 		memcpy(a, t->a + (size_t)i * e->c, e->c * sizeof *a);
 		memcpy(b, t->b + (size_t)i * e->c, e->c * sizeof *b);
 	}
-	cpu->k->affine_back(at(q, s->dx, i), at(q, s->dz, i), at(q, s->x, i), gain, a, b, center, e->cp / 8, per);
+	return (struct undo){ gain, a, b, center };
+}
+
+/* dz -> dx: gradient in front of the norm. */
+static void undo_norm(const struct pass *q, const struct stage *s, int i)
+{
+	const struct cpu *cpu = q->p->be_data;
+	const struct exec *e = s->exec;
+
+	if (s->norm < 0 && s->tap < 0)
+		return;
+	struct undo u = undo_of(q, s, i);
+	cpu->k->affine_back(at(q, s->dx, i), at(q, s->dz, i), at(q, s->x, i), u.gain, u.a, u.b, u.center, e->cp / 8,
+	    (int64_t)e->h * e->w);
+}
+
+/* The same, not carried out but described: for kernels that make it as they need it. whole: the epilogue is undone on the
+ * way as well, else it lies in dz. dy: room for pointers. */
+static struct feature_grad describe_grad(const struct pass *q, const struct stage *s, int i, bool whole, const float **dy)
+{
+	const struct exec *e = s->exec;
+	bool norm = s->norm >= 0 || s->tap >= 0, raw = whole || s->dz < 0;
+	struct undo u = undo_of(q, s, i);
+
+	for (int j = 0; j < s->ndy; j++)
+		dy[j] = at(q, s->dy[j], i);
+	if (!raw)
+		dy[0] = at(q, s->dz, i);
+	return (struct feature_grad){ .dy = dy, .ndy = raw ? s->ndy : 1, .pool = raw && s->pool >= 0, .kb = e->cp / 8,
+		.mask = raw && s->mask >= 0 ? (uint8_t *)at(q, s->mask, i) : NULL, .gain = u.gain, .a = u.a, .b = u.b,
+		.ref = u.center, .x = norm ? at(q, s->x, i) : NULL, .h = e->h, .w = e->w };
 }
 
 static void add_floats(float *out, const float *in, size_t n)
@@ -260,6 +292,25 @@ static void linear_backward(const struct pass *q, const struct stage *s, int i0,
 	    p->buffer[p->stage[s->in_stage].y].floats);
 	for (int i = 0; i < i1 - i0; i++)
 		add_floats(h->db[q->tid], dy + i * ys, n->c);
+}
+
+/* Weights and bias of the first convolution, whose gradient in front of the norm is never written. */
+static void image_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
+{
+	const struct cpu *cpu = q->p->be_data;
+	const struct head *h = &((struct exec *)s->exec)->head;
+	const struct conv_shape *c = &h->shape;
+	const float *dy[LEN(s->dy)];
+
+	if (q->fresh) {
+		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
+		memset(h->db[q->tid], 0, pad8(c->oc) * sizeof(float));
+	}
+	for (int i = i0; i < i1; i++) {
+		struct feature_grad f = describe_grad(q, s, i, false, dy);
+		cpu->k->image_wgrad(h->dw[q->tid], h->db[q->tid], &f, value(q, s->in_stage, i), cpu->scratch[q->tid], c->ic, c->ih,
+		    c->iw, c->pad);
+	}
 }
 
 static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
@@ -329,11 +380,20 @@ static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 				solo_backward(q, s, grad_out(q, s, i), gin, s->gres >= 0 ? at(q, s->gres, i) : NULL, i);
 			continue;
 		}
+		const struct conv_shape *c = &h->shape;
+		if (h->image_back) {
+			const float *dy[LEN(s->dy)];
+			struct feature_grad f = describe_grad(q, s, i, true, dy);
+			if (gin)
+				cpu->k->image_back(gin, &f, h->dgrad, cpu->scratch[q->tid], c->ic, c->ih, c->iw, c->k, c->pad);
+			continue;
+		}
+		if (h->image_wgrad)
+			continue;
 		undo_norm(q, s, i);
 		if (s->head < 0 || !h->dgrad || !gin || h->wino_dgrad || h->direct_dgrad)
 			continue;
 		const float *dx = at(q, s->dx >= 0 ? s->dx : s->dy[0], i);
-		const struct conv_shape *c = &h->shape;
 		if (h->depthwise)
 			cpu->k->dw_dgrad(gin, dx, h->dgrad, pad8(c->oc) / 8, c->ih, c->iw, c->oh, c->ow, c->k, c->stride, c->pad);
 		else if (h->image_dgrad)
@@ -434,7 +494,7 @@ static void run_chunk(const struct pass *q, int c0, int c1, int i1)
 		const struct stage *s = &q->p->stage[call->stage];
 		if (wgrad && last->what == B_HEAD && s->head >= 0 && q->p->net->node[s->head].op == OP_CONV) {
 			double start = now();
-			conv_wgrad(q, s, q->first, i1);
+			(((struct exec *)s->exec)->head.image_wgrad ? image_wgrad : conv_wgrad)(q, s, q->first, i1);
 			if (q->tid == 0)
 				((struct exec *)s->exec)->wgrad_spent += now() - start;
 		}
@@ -507,7 +567,7 @@ static void put_weight_gradient(const struct head *h, const struct node *n, floa
 		memcpy(dense, h->dw[0], (h->groups > 1 ? n->c * in * kk : count) * sizeof *dw);
 	else if (h->depthwise)
 		unblock(dense, h->dw[0], n->c, kk);
-	else if (h->own_wgrad || h->wino_wgrad)
+	else if (h->own_wgrad || h->wino_wgrad || h->image_wgrad)
 		unblock(dense, h->dw[0], n->c, in * kk);
 	else
 		dnn_conv_unprepare(h->dnn, dense, h->dw[0]);

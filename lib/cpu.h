@@ -15,6 +15,7 @@ struct head {
 	int groups;                   /* of a grouped convolution that runs as a dense one, else 1 */
 	/* Our kernels; else oneDNN. direct: strides, where it is faster, and what oneDNN has no fast code for. */
 	bool depthwise, wino_fwd, wino_dgrad, image_fwd, image_dgrad, wino_wgrad, direct_fwd, direct_dgrad, own_wgrad;
+	bool image_back, image_wgrad; /* with what lies behind the convolution: its dz, dx are never written */
 	struct direct_shape direct;
 	struct dnn_conv *dnn;         /* whatever our kernels leave over; NULL: nothing */
 	float *fwd, *dgrad, *bias;    /* bias padded to 8, zeros where the node has none */

@@ -181,6 +181,64 @@ static void test_wino_wgrad(const struct kernels *k, int c, int o, int h, int w,
 	free(x), free(dy), free(dw), free(want), free(scratch);
 }
 
+/* Backward through a whole first layer at once: as its parts one by one, which have tests of their own. */
+static void test_image_back(const struct kernels *k, int c, int o, int h, int w, int size, int pad, bool pool, bool with_x)
+{
+	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
+	int oh = h + 2 * pad - size + 1, ow = w + 2 * pad - size + 1, ob = pad8(o) / 8;
+	int64_t p = (int64_t)oh * ow, q = pool ? (int64_t)(oh / 2) * (ow / 2) : p;
+	float *dy = ealigned(ob * 8 * q, 4), *more = ealigned(ob * 8 * q, 4), *x = ealigned(ob * 8 * p, 4), *wt, *coef[4];
+	float *dz = ealigned(ob * 8 * p, 4), *image = ealigned(c * h * w, 4), *dx = ealigned(c * h * w, 4);
+	float *want = ealigned(c * h * w, 4), *scratch = ealigned(image_back_floats(c, o, h, w, size, pad), 4);
+	float *dw = ealigned((size_t)ob * 8 * c * 9, 4), *want_dw = ealigned((size_t)ob * 8 * c * 9, 4), *db = ealigned(ob * 8, 4);
+	uint8_t *mask = ecalloc(ob * p, 1);
+	const float *both[] = { dy, more };
+	double err = 0, top = 0, sum[2] = { 0 };
+	char what[128];
+
+	wt = ealigned((size_t)ob * 8 * c * size * size, 4);
+	for (int i = 0; i < ob * 8 * q; i++)
+		dy[i] = rng_normal(&r), more[i] = rng_normal(&r);
+	for (int i = 0; i < ob * 8 * p; i++)
+		x[i] = rng_normal(&r);
+	for (int i = 0; i < ob * p; i++)
+		mask[i] = rng_below(&r, 256);
+	for (int i = 0; i < ob * 8 * c * size * size; i++)
+		wt[i] = rng_normal(&r);
+	for (int i = 0; i < c * h * w; i++)
+		image[i] = rng_normal(&r);
+	for (int j = 0; j < 4; j++) {
+		coef[j] = ealigned(ob * 8, 4);
+		for (int i = 0; i < o; i++)
+			coef[j][i] = rng_normal(&r);
+	}
+	struct feature_grad f = { both, 2, mask, pool, coef[0], coef[1], coef[2], coef[3], with_x ? x : NULL, ob, oh, ow };
+	k->gather(dz, both, 2, mask, ob, oh, ow, pool);
+	k->affine_back(dz, dz, f.x, coef[0], coef[1], coef[2], coef[3], ob, p);
+	k->image_dgrad(want, dz, wt, c, h, w, ob, oh, ow, size, 1, pad);
+	k->image_back(dx, &f, wt, scratch, c, h, w, size, pad);
+	for (int i = 0; i < c * h * w; i++)
+		err = fmax(err, fabs((double)dx[i] - want[i])), top = fmax(top, fabs(want[i]));
+	snprintf(what, sizeof what, "first layer %d->%d %dx%d, %dx%d pad %d%s%s", c, o, h, w, size, size, pad, pool ? ", pooled" : "",
+	    with_x ? ", statistics" : "");
+	report(err / top < 1e-5, what, k->isa, err / top);
+	if (size == 3) {
+		dw[0] = want_dw[0] = 5; /* what is there is added to */
+		k->conv_wgrad(want_dw, image, dz, c, h, w, true, ob, oh, ow, 3, 1, pad);
+		k->image_wgrad(dw, db, &f, image, scratch, c, h, w, pad);
+		err = top = 0;
+		for (int i = 0; i < ob * 8 * c * 9; i++)
+			err = fmax(err, fabs((double)dw[i] - want_dw[i])), top = fmax(top, fabs(want_dw[i]));
+		for (int i = 0; i < p; i++)
+			sum[0] += dz[i * 8 + 1], sum[1] += fabs(dz[i * 8 + 1]);
+		report(err / top < 1e-5 && fabs(db[1] - sum[0]) < 1e-6 * sum[1], "its weights' and bias's", k->isa, err / top);
+	}
+	for (int j = 0; j < 4; j++)
+		free(coef[j]);
+	free(dy), free(more), free(x), free(wt), free(dz), free(image), free(dx), free(want), free(scratch), free(dw), free(want_dw);
+	free(db), free(mask);
+}
+
 static void test_epilogue(const struct kernels *k, int c, int h, int w, bool with_res, bool relu, bool pool)
 {
 	struct rng r = rng_at(c, RNG_NOISE, h, w, with_res);
@@ -340,6 +398,13 @@ int main(void)
 		test_image_dgrad(k, 3, 64, 33, 37, 7, 2, 3);
 		test_image_dgrad(k, 3, 10, 5, 3, 3, 1, 1);
 		test_image_dgrad(k, 2, 9, 6, 6, 3, 1, 1);
+		test_image_back(k, 3, 128, 32, 32, 3, 1, true, true);
+		test_image_back(k, 1, 32, 28, 28, 3, 3, true, true);
+		test_image_back(k, 1, 20, 9, 7, 3, 1, false, false);
+		test_image_back(k, 2, 9, 5, 6, 3, 2, true, false);
+		test_image_back(k, 4, 16, 13, 11, 5, 2, true, true);
+		test_image_back(k, 3, 64, 6, 3, 3, 0, false, true);
+		test_image_back(k, 3, 24, 2, 2, 1, 0, false, true);
 		test_wgrad(k, 1, 16, 28, 28, 3, 1, 3, true);
 		test_wgrad(k, 3, 20, 9, 7, 7, 2, 3, true);
 		test_wgrad(k, 13, 11, 6, 5, 3, 2, 1, false);

@@ -1,6 +1,6 @@
-/* Sizes that winograd.c and direct.c work with and their callers allocate by. */
-#ifndef WINO_H
-#define WINO_H
+/* Sizes that kernels work with and their callers allocate by. */
+#ifndef SIZES_H
+#define SIZES_H
 
 #include <stdint.h>
 
@@ -40,6 +40,23 @@ static inline int wino_wgrad_tiles(int cp, int kp)
 	int t = wino_tiles(cp, kp);
 
 	return t > 48 ? 48 : t;
+}
+
+/* image_grad.c: pixels of a single channel that are made together; rows from one band; a band's columns. */
+enum { IMAGE_STRIP = 8, IMAGE_BAND = 4 };
+
+/* The columns lie such that the last tap of pixel 0 reads column image_band_shift(). */
+static inline int image_band_shift(int k, int pad)
+{
+	return pad >= k ? pad - k + 1 : 0;
+}
+
+static inline int image_band_width(int iw, int k, int pad)
+{
+	int strips = (iw + IMAGE_STRIP - 1) / IMAGE_STRIP * IMAGE_STRIP + k - 1 + image_band_shift(k, pad);
+	int map = iw + 2 * pad - k + 1 + (pad < k ? k - 1 - pad : 0);
+
+	return strips > map ? strips : map;
 }
 
 #endif
