@@ -24,24 +24,6 @@ static void instance_affine(const struct exec *e, const struct node *n, int i, f
 	}
 }
 
-static void linear_forward(const struct pass *q, const struct stage *s, int i0, int i1)
-{
-	const struct plan *p = q->p;
-	const struct node *n = &p->net->node[s->head];
-	const struct exec *e = s->exec;
-	const struct cpu *cpu = p->be_data;
-	int in = p->net->node[n->in[0]].c;
-	size_t ys = p->buffer[s->x].floats, xs = p->buffer[p->stage[s->in_stage].y].floats;
-
-	cpu->k->linear(at(q, s->x, i0), value(q, s->in_stage, i0), e->head.fwd, e->head.bias, i1 - i0, in, n->c, ys, xs);
-	for (int i = i0; i < i1; i++) {
-		float *y = at(q, s->x, i);
-		memset(y + n->c, 0, (e->cp - n->c) * sizeof *y);
-		if (s->out == p->net->nnode - 1)
-			memcpy(q->logits + (size_t)i * n->c, y, n->c * sizeof *y);
-	}
-}
-
 /* Sums about ref; `near`: taken about the image's own first value and moved to ref in double, since squares of floats far
  * from zero leave nothing of a small deviation. */
 static void sums_of(const struct pass *q, const struct stage *s, double *sum, double *sumsq, bool near, int i0, int i1)
@@ -81,31 +63,12 @@ static const float *center_of(const struct exec *e, int i, float *room)
 
 static void f_head(const struct pass *q, const struct stage *s, int i0, int i1)
 {
-	const struct cpu *cpu = q->p->be_data;
 	const struct exec *e = s->exec;
-	const struct head *h = &e->head;
 
 	if (s->solo >= 0)
 		return;
-	if (s->head >= 0 && q->p->net->node[s->head].op == OP_LINEAR)
-		linear_forward(q, s, i0, i1);
-	else if (s->head >= 0 && h->wino_fwd) {
-		struct wino_shape ws = { h->shape.ic, h->shape.oc, h->shape.ih, h->shape.iw, h->shape.oh, h->shape.ow, h->shape.pad };
-		cpu->k->wino_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0, &ws);
-	} else if (s->head >= 0 && h->depthwise)
-		for (int i = i0; i < i1; i++)
-			cpu->k->dw_conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, e->cp / 8, h->shape.ih, h->shape.iw,
-			    h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
-	else if (s->head >= 0 && h->direct_fwd)
-		cpu->k->direct_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0,
-		    &h->direct);
-	else if (s->head >= 0 && h->image_fwd)
-		for (int i = i0; i < i1; i++)
-			cpu->k->image_conv(at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias, h->shape.ic, h->shape.ih,
-			    h->shape.iw, e->cp / 8, h->shape.oh, h->shape.ow, h->shape.k, h->shape.stride, h->shape.pad);
-	else if (s->head >= 0)
-		for (int i = i0; i < i1; i++)
-			dnn_conv_forward(h->dnn, q->tid, at(q, s->x, i), value(q, s->in_stage, i), h->fwd, h->bias);
+	if (s->head >= 0)
+		head_forward(q, s, i0, i1);
 	if (s->tap >= 0 && (q->p->opts.taps || q->p->opts.purpose == PLAN_TRAIN))
 		sums_of(q, s, q->p->tap[s->tap].sum, q->p->tap[s->tap].sumsq, q->p->opts.purpose == PLAN_TRAIN, i0, i1);
 	if (e->isum)
@@ -240,9 +203,7 @@ static void undo_norm(const struct pass *q, const struct stage *s, int i)
 	    (int64_t)e->h * e->w);
 }
 
-/* The same, not carried out but described: for kernels that make it as they need it. whole: the epilogue is undone on the
- * way as well, else it lies in dz. dy: room for pointers. */
-static struct feature_grad describe_grad(const struct pass *q, const struct stage *s, int i, bool whole, const float **dy)
+struct feature_grad describe_grad(const struct pass *q, const struct stage *s, int i, bool whole, const float **dy)
 {
 	const struct exec *e = s->exec;
 	bool norm = s->norm >= 0 || s->tap >= 0, raw = whole || s->dz < 0;
@@ -257,120 +218,12 @@ static struct feature_grad describe_grad(const struct pass *q, const struct stag
 		.ref = u.center, .x = norm ? at(q, s->x, i) : NULL, .h = e->h, .w = e->w };
 }
 
-static void add_floats(float *out, const float *in, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		out[i] += in[i];
-}
-
-static void linear_backward(const struct pass *q, const struct stage *s, int i0, int i1)
-{
-	const struct plan *p = q->p;
-	const struct node *n = &p->net->node[s->head];
-	const struct head *h = &((struct exec *)s->exec)->head;
-	const struct cpu *cpu = p->be_data;
-	int in = p->net->node[n->in[0]].c, dx = s->dx >= 0 ? s->dx : s->ndy ? s->dy[0] : -1;
-	size_t ys = dx >= 0 ? p->buffer[dx].floats : (size_t)n->c;
-	const float *dy;
-
-	for (int i = i0; i < i1; i++)
-		undo_norm(q, s, i);
-	dy = dx >= 0 ? at(q, dx, i0) : q->dlogits + (size_t)i0 * n->c;
-	if (s->gin >= 0) {
-		size_t xs = p->buffer[s->gin].floats;
-		cpu->k->linear_dgrad(at(q, s->gin, i0), dy, h->fwd, i1 - i0, in, n->c, xs, ys);
-		for (int i = i0; i < i1; i++)
-			memset(at(q, s->gin, i) + in, 0, (xs - in) * sizeof *dy);
-	}
-	if (!h->dw)
-		return;
-	if (q->fresh && i0 == q->first) {
-		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
-		memset(h->db[q->tid], 0, n->c * sizeof(float));
-	}
-	cpu->k->linear_wgrad(h->dw[q->tid], dy, value(q, s->in_stage, i0), i1 - i0, in, n->c, ys,
-	    p->buffer[p->stage[s->in_stage].y].floats);
-	for (int i = 0; i < i1 - i0; i++)
-		add_floats(h->db[q->tid], dy + i * ys, n->c);
-}
-
-/* Weights and bias of the first convolution, whose gradient in front of the norm is never written. */
-static void image_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
-{
-	const struct cpu *cpu = q->p->be_data;
-	const struct head *h = &((struct exec *)s->exec)->head;
-	const struct conv_shape *c = &h->shape;
-	const float *dy[LEN(s->dy)];
-
-	if (q->fresh) {
-		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
-		memset(h->db[q->tid], 0, pad8(c->oc) * sizeof(float));
-	}
-	for (int i = i0; i < i1; i++) {
-		struct feature_grad f = describe_grad(q, s, i, false, dy);
-		cpu->k->image_wgrad(h->dw[q->tid], h->db[q->tid], &f, value(q, s->in_stage, i), cpu->scratch[q->tid], c->ic, c->ih,
-		    c->iw, c->pad);
-	}
-}
-
-static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int i1)
-{
-	const struct cpu *cpu = q->p->be_data;
-	const struct exec *e = s->exec;
-	const struct head *h = &e->head;
-	const struct node *n = &q->p->net->node[s->head];
-	int dx = s->dx >= 0 ? s->dx : s->dy[0];
-	float *dw = q->fresh ? h->dw[q->tid] : cpu->scratch[q->tid];
-
-	const struct conv_shape *c = &h->shape;
-	if (q->fresh && (h->own_wgrad || h->wino_wgrad || h->depthwise))
-		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
-	if (h->wino_wgrad) {
-		struct wino_shape ws = { c->ic, c->oc, c->ih, c->iw, c->oh, c->ow, c->pad };
-		cpu->k->wino_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &ws);
-	} else if (h->depthwise) {
-		for (int i = i0; i < i1; i++)
-			cpu->k->dw_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), pad8(c->oc) / 8, c->ih, c->iw, c->oh,
-			    c->ow, c->k, c->stride, c->pad);
-	} else if (h->own_wgrad) {
-		for (int i = i0; i < i1; i++)
-			cpu->k->conv_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), c->ic, c->ih, c->iw, c->plain_src,
-			    pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
-	} else if (i1 - i0 < q->p->chunk && !q->fresh) { /* single images need a scratch of their own */
-		for (int i = i0; i < i1; i++) {
-			dnn_conv_wgrad(h->dnn, q->tid, dw, NULL, value(q, s->in_stage, i), at(q, dx, i), 1);
-			add_floats(h->dw[q->tid], dw, h->ndw);
-		}
-	} else {
-		dnn_conv_wgrad(h->dnn, q->tid, dw, cpu->scratch[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), i1 - i0);
-		if (!q->fresh)
-			add_floats(h->dw[q->tid], dw, h->ndw);
-	}
-	if (n->param[P_BIAS] < 0)
-		return;
-	if (q->fresh)
-		memset(h->db[q->tid], 0, n->c * sizeof(float));
-	for (int i = i0; i < i1; i++) {
-		double *sum = cpu->sum[q->tid];
-		memset(sum, 0, 2 * n->c * sizeof *sum);
-		cpu->k->sums(sum, sum + n->c, at(q, dx, i), cpu->zero, n->c, n->h, n->w);
-		for (int c = 0; c < n->c; c++)
-			h->db[q->tid][c] += sum[c];
-	}
-}
-
 static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct plan *p = q->p;
-	const struct cpu *cpu = p->be_data;
 	const struct exec *e = s->exec;
-	const struct head *h = &e->head;
 	bool to_image = s->in_stage == 0 && p->opts.purpose == PLAN_SYNTH && q->dimages;
 
-	if (s->head >= 0 && p->net->node[s->head].op == OP_LINEAR) {
-		linear_backward(q, s, i0, i1);
-		return;
-	}
 	for (int i = i0; i < i1; i++) {
 		float *image = to_image ? q->dimages + (size_t)i * cpu_floats(&p->net->node[0], PLAIN) : NULL;
 		float *gin = s->gin >= 0 ? at(q, s->gin, i) : image;
@@ -380,36 +233,13 @@ static void b_head(const struct pass *q, const struct stage *s, int i0, int i1)
 				solo_backward(q, s, grad_out(q, s, i), gin, s->gres >= 0 ? at(q, s->gres, i) : NULL, i);
 			continue;
 		}
-		const struct conv_shape *c = &h->shape;
-		if (h->image_back) {
-			const float *dy[LEN(s->dy)];
-			struct feature_grad f = describe_grad(q, s, i, true, dy);
-			if (gin)
-				cpu->k->image_back(gin, &f, h->dgrad, cpu->scratch[q->tid], c->ic, c->ih, c->iw, c->k, c->pad);
-			continue;
-		}
-		if (h->image_wgrad)
-			continue;
-		undo_norm(q, s, i);
-		if (s->head < 0 || !h->dgrad || !gin || h->wino_dgrad || h->direct_dgrad)
-			continue;
-		const float *dx = at(q, s->dx >= 0 ? s->dx : s->dy[0], i);
-		if (h->depthwise)
-			cpu->k->dw_dgrad(gin, dx, h->dgrad, pad8(c->oc) / 8, c->ih, c->iw, c->oh, c->ow, c->k, c->stride, c->pad);
-		else if (h->image_dgrad)
-			cpu->k->image_dgrad(gin, dx, h->dgrad, c->ic, c->ih, c->iw, pad8(c->oc) / 8, c->oh, c->ow, c->k, c->stride, c->pad);
-		else
-			dnn_conv_dgrad(h->dnn, q->tid, gin, dx, h->dgrad);
+		if (!e->head.image_back && !e->head.image_wgrad)
+			undo_norm(q, s, i);
+		if (s->head >= 0 && gin)
+			head_dgrad(q, s, i, gin);
 	}
-	if (s->head >= 0 && h->direct_dgrad && s->gin >= 0)
-		cpu->k->direct_dgrad(at(q, s->gin, i0), at(q, s->dx >= 0 ? s->dx : s->dy[0], i0), h->dgrad, cpu->scratch[q->tid],
-		    i1 - i0, &h->direct);
-	if (s->head >= 0 && h->wino_dgrad && s->gin >= 0) {
-		const struct conv_shape *c = &h->shape;
-		struct wino_shape ws = { c->oc, c->ic, c->oh, c->ow, c->ih, c->iw, 2 - c->pad };
-		cpu->k->wino_conv(at(q, s->gin, i0), at(q, s->dx >= 0 ? s->dx : s->dy[0], i0), h->dgrad, NULL,
-		    cpu->scratch[q->tid], i1 - i0, &ws);
-	}
+	if (s->head >= 0 && s->gin >= 0)
+		head_dgrad_all(q, s, i0, i1);
 }
 
 /* TRAIN, at the start of the phase behind a BN's sums: batch statistics and the affine that follows from them. */
@@ -492,9 +322,9 @@ static void run_chunk(const struct pass *q, int c0, int c1, int i1)
 		}
 		const struct call *last = pair ? call + 1 : call;
 		const struct stage *s = &q->p->stage[call->stage];
-		if (wgrad && last->what == B_HEAD && s->head >= 0 && q->p->net->node[s->head].op == OP_CONV) {
+		if (wgrad && last->what == B_HEAD && s->head >= 0) {
 			double start = now();
-			(((struct exec *)s->exec)->head.image_wgrad ? image_wgrad : conv_wgrad)(q, s, q->first, i1);
+			head_wgrad(q, s, q->first, i1);
 			if (q->tid == 0)
 				((struct exec *)s->exec)->wgrad_spent += now() - start;
 		}
@@ -547,35 +377,6 @@ static void cpu_forward(struct plan *p, int n, const float *images, float *logit
 {
 	run(p, (struct pass){ .images = images, .logits = logits }, 0, p->nforward, n, NULL);
 	p->last_images = images;
-}
-
-/* (KB,per,8) -> (O,per) */
-static void unblock(float *dw, const float *blocked, size_t out, size_t per)
-{
-	for (size_t o = 0; o < out; o++)
-		for (size_t j = 0; j < per; j++)
-			dw[o * per + j] = blocked[((o / 8) * per + j) * 8 + o % 8];
-}
-
-/* A weight gradient as its implementation left it -> (O,I/groups,k,k). */
-static void put_weight_gradient(const struct head *h, const struct node *n, float *dw, size_t count)
-{
-	size_t kk = (size_t)n->k * n->k, in = h->shape.ic, each = in / h->groups, out = n->c / h->groups;
-	float *dense = h->groups > 1 ? emalloc(n->c * in * kk * sizeof *dense) : dw;
-
-	if (n->op == OP_LINEAR)
-		memcpy(dense, h->dw[0], (h->groups > 1 ? n->c * in * kk : count) * sizeof *dw);
-	else if (h->depthwise)
-		unblock(dense, h->dw[0], n->c, kk);
-	else if (h->own_wgrad || h->wino_wgrad || h->image_wgrad)
-		unblock(dense, h->dw[0], n->c, in * kk);
-	else
-		dnn_conv_unprepare(h->dnn, dense, h->dw[0]);
-	if (dense == dw)
-		return;
-	for (size_t o = 0; o < (size_t)n->c; o++) /* of the dense one, what lies within the groups */
-		memcpy(dw + o * each * kk, dense + (o * in + o / out * each) * kk, each * kk * sizeof *dw);
-	free(dense);
 }
 
 /* Adds the threads' weight gradients up and puts them into torchvision's layout. */

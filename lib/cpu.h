@@ -1,5 +1,6 @@
-/* The CPU backend's own data: what it hangs at a plan and its stages. Shared by cpu.c (carrying calls out), cpu_setup.c
- * (primitives, weights, memory), cpu_solo.c (operations that run alone) and cpu_work.c (what runs, and its cost). */
+/* The CPU backend's own data: what it hangs at a plan and its stages. Shared by cpu.c (carrying calls out), cpu_head.c
+ * (convolutions, linears), cpu_setup.c (primitives, weights, memory), cpu_solo.c (operations that run alone) and cpu_work.c
+ * (what runs, and its cost). */
 #ifndef CPU_H
 #define CPU_H
 
@@ -101,6 +102,25 @@ static inline const float *value(const struct pass *q, int stage, int i)
 	if (s->y >= 0)
 		return at(q, s->y, i);
 	return q->images + (size_t)i * cpu_floats(&q->p->net->node[0], PLAIN);
+}
+
+/* Heads: cpu_head.c. Images [i0,i1) of the batch. dgrad: image by image where it leads to an image (or is done so), all at
+ * once otherwise; each does nothing where the other does it. wgrad adds to this thread's sums, from 0 where fresh. */
+void head_forward(const struct pass *q, const struct stage *s, int i0, int i1);
+void head_dgrad(const struct pass *q, const struct stage *s, int i, float *gin);
+void head_dgrad_all(const struct pass *q, const struct stage *s, int i0, int i1);
+void head_wgrad(const struct pass *q, const struct stage *s, int i0, int i1);
+/* A weight gradient as its implementation left it -> (O,I/groups,k,k). */
+void put_weight_gradient(const struct head *h, const struct node *n, float *dw, size_t count);
+
+/* The gradient in front of the norm, not carried out but described: for kernels that make it as they need it. whole: the
+ * epilogue is undone on the way as well, else it lies in dz. dy: room for pointers. */
+struct feature_grad describe_grad(const struct pass *q, const struct stage *s, int i, bool whole, const float **dy);
+
+static inline void add_floats(float *out, const float *in, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] += in[i];
 }
 
 /* Operations that no stage fuses. din and dres (of the second input) are written, unless NULL. */
