@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
+#include "../kernels/sizes.h"
 #include "conv.h"
 #include "engine.h"
 
@@ -55,11 +56,6 @@ struct cpu {
 	size_t ncoef;
 };
 
-static inline int pad8(int c)
-{
-	return (c + 7) / 8 * 8;
-}
-
 size_t cpu_floats(const struct node *n, enum layout l); /* of one image */
 int cpu_chunk(const struct plan *p);
 int cpu_compile(struct plan *p, char err[ERRLEN]);
@@ -70,7 +66,7 @@ void cpu_threads(struct plan *p, int nthread); /* per-thread arrays, remade when
 /* What runs and what that costs: cpu_work.c. */
 const char *cpu_isa(const struct plan *p);
 bool cpu_impl(const struct plan *p, int stage, enum part part, char out[IMPLLEN]);
-int64_t cpu_work(const struct plan *p, int stage, enum part part, int64_t *madds);
+struct work cpu_work(const struct plan *p, int stage, enum part part);
 
 /* One pass over one chunk: who runs it, which images, and the caller's arrays. */
 struct pass {

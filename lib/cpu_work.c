@@ -1,13 +1,14 @@
-/* What runs each part of a stage on the CPU, and how many multiply-adds that is. The order of questions is cpu.c's: an
- * implementation that is added there is named and counted here. */
+/* What runs each part of a stage on the CPU, and how many multiply-adds that is. The order of questions is cpu_head.c's:
+ * an implementation that is added there is named and counted here. */
 #include <stdio.h>
 
 #include "cpu.h"
 
-enum algo { NOTHING, WINOGRAD, DEPTHWISE, DIRECT, IMAGE, LIBRARY, LINEAR, EPILOGUE, ACT, SOLO };
+enum algo { NOTHING, WINOGRAD, DEPTHWISE, DIRECT, IMAGE, IMAGE_BACK, IMAGE_WGRAD, LIBRARY, LINEAR, EPILOGUE, ACT, SOLO };
 /* Ours, each followed by the instruction set. */
 static const char *const algo_name[] = { [WINOGRAD] = "winograd", [DEPTHWISE] = "depthwise", [DIRECT] = "direct",
-	[IMAGE] = "image", [LINEAR] = "linear", [EPILOGUE] = "epilogue", [ACT] = "act" };
+	[IMAGE] = "image", [IMAGE_BACK] = "image_back", [IMAGE_WGRAD] = "image_wgrad", [LINEAR] = "linear",
+	[EPILOGUE] = "epilogue", [ACT] = "act" };
 
 static enum algo solo_algo(const struct plan *p, const struct stage *s, enum part part)
 {
@@ -27,10 +28,10 @@ static enum algo conv_algo(const struct plan *p, const struct head *h, enum part
 		return h->wino_fwd ? WINOGRAD : h->depthwise ? DEPTHWISE : h->direct_fwd ? DIRECT : h->image_fwd ? IMAGE : LIBRARY;
 	case PART_DGRAD:
 		return !h->dgrad ? NOTHING : h->wino_dgrad ? WINOGRAD : h->direct_dgrad ? DIRECT : h->depthwise ? DEPTHWISE
-		    : h->image_dgrad ? IMAGE : LIBRARY;
+		    : h->image_back ? IMAGE_BACK : h->image_dgrad ? IMAGE : LIBRARY;
 	case PART_WGRAD:
-		return p->opts.purpose != PLAN_TRAIN ? NOTHING : h->wino_wgrad ? WINOGRAD : h->image_wgrad ? IMAGE : h->depthwise ? DEPTHWISE
-		    : h->own_wgrad ? DIRECT : LIBRARY;
+		return p->opts.purpose != PLAN_TRAIN ? NOTHING : h->wino_wgrad ? WINOGRAD : h->image_wgrad ? IMAGE_WGRAD
+		    : h->depthwise ? DEPTHWISE : h->own_wgrad ? DIRECT : LIBRARY;
 	default:
 		return NOTHING;
 	}
@@ -40,6 +41,8 @@ static enum algo algo_of(const struct plan *p, const struct stage *s, enum part 
 {
 	const struct exec *e = s->exec;
 
+	if (part == PART_UNDO && e->head.image_back)
+		return NOTHING; /* undone where it is read */
 	if (part == PART_UNDO)
 		return s->dz >= 0 || stage_keeps_x(p, s) ? EPILOGUE : NOTHING;
 	if (s->solo >= 0)
@@ -99,47 +102,57 @@ static int64_t back_pairs(int in, const struct conv_shape *s)
 	return n;
 }
 
+/* Pixels of an image row of which the first layer's fused kernel makes the gradients, its last strip whole. */
+static int64_t strips(int iw, int c)
+{
+	int strip = c == 1 ? IMAGE_STRIP : c == 4 ? 2 : 4;
+
+	return (iw + strip - 1) / strip * strip;
+}
+
 /* Outputs come in whole vectors; of the inputs none is padding but in the library's, whose borders are counted in full. */
-static int64_t conv_work(const struct head *h, enum algo a, enum part part, int64_t *madds)
+static struct work conv_work(const struct head *h, enum algo a, enum part part)
 {
 	const struct conv_shape *s = &h->shape;
 	bool back = part == PART_DGRAD;
 	int64_t kk = s->k * s->k, all = s->oh * (int64_t)s->ow * kk, ic = s->plain_src ? s->ic : pad8(s->ic), oc = pad8(s->oc);
 	int64_t inside = pairs(s->ih, s->oh, s) * pairs(s->iw, s->ow, s);
-	int h4 = ((back ? s->ih : s->oh) + 3) / 4, w4 = ((back ? s->iw : s->ow) + 3) / 4;
+	int64_t tiles = (int64_t)(((back ? s->ih : s->oh) + 3) / 4) * (((back ? s->iw : s->ow) + 3) / 4);
 
 	switch (a) {
 	case WINOGRAD: /* 36 products a tile of 4x4 outputs */
-		*madds = 36 * (int64_t)h4 * w4 * (back ? s->oc * ic : s->ic * oc);
-		return part == PART_WGRAD ? (int64_t)h->ndw : (int64_t)wino_filter_floats(back ? s->oc : s->ic, back ? s->ic : s->oc);
+		return (struct work){ 36 * tiles * (back ? s->oc * ic : s->ic * oc), part == PART_WGRAD ? h->ndw
+		    : wino_filter_floats(back ? s->oc : s->ic, back ? s->ic : s->oc), READS_DX };
 	case DEPTHWISE:
-		*madds = inside * oc;
-		return oc * kk;
+		return (struct work){ inside * oc, oc * kk, READS_DX };
 	case DIRECT:
-		if (part == PART_WGRAD) {
-			*madds = inside * s->ic * oc;
-			return h->ndw;
-		}
-		*madds = back ? back_pairs(s->ih, s) * back_pairs(s->iw, s) * s->oc * ic : all * s->ic * oc;
-		return direct_filter_floats(&h->direct, back);
+		if (part == PART_WGRAD)
+			return (struct work){ inside * s->ic * oc, h->ndw, READS_DX };
+		return (struct work){ back ? back_pairs(s->ih, s) * back_pairs(s->iw, s) * s->oc * ic : all * s->ic * oc,
+			direct_filter_floats(&h->direct, back), READS_DX };
 	case IMAGE:
-		*madds = inside * s->ic * oc;
-		return oc * s->ic * kk;
+		return (struct work){ inside * s->ic * oc, oc * s->ic * kk, READS_DX };
+	case IMAGE_BACK: /* columns go over the border */
+		return (struct work){ pairs(s->ih, s->oh, s) * strips(s->iw, s->ic) * s->k * s->ic * oc, oc * s->ic * kk, READS_DY };
+	case IMAGE_WGRAD:
+		return (struct work){ all * s->ic * oc, h->ndw, READS_DZ };
 	default:
-		*madds = all * ic * oc;
-		return dnn_conv_weights(h->dnn, part == PART_FORWARD ? CONV_FWD : back ? CONV_DGRAD : CONV_WGRAD);
+		return (struct work){ all * ic * oc, dnn_conv_weights(h->dnn, part == PART_FORWARD ? CONV_FWD : back ? CONV_DGRAD
+		    : CONV_WGRAD), READS_DX };
 	}
 }
 
-int64_t cpu_work(const struct plan *p, int i, enum part part, int64_t *madds)
+struct work cpu_work(const struct plan *p, int i, enum part part)
 {
 	const struct stage *s = &p->stage[i];
+	const struct node *n = &p->net->node[MAX(s->head, 0)];
 	enum algo a = algo_of(p, s, part);
 
-	*madds = 0;
-	if (a == LINEAR)
-		return *madds = (int64_t)p->net->node[s->head].c * p->net->node[p->net->node[s->head].in[0]].c;
 	if (s->head < 0 || part == PART_EPILOGUE || part == PART_UNDO || a == NOTHING)
-		return 0;
-	return conv_work(&((struct exec *)s->exec)->head, a, part, madds);
+		return (struct work){ 0 };
+	if (a == LINEAR) {
+		int64_t weights = (int64_t)n->c * p->net->node[n->in[0]].c;
+		return (struct work){ weights, weights, READS_DX };
+	}
+	return conv_work(&((struct exec *)s->exec)->head, a, part);
 }

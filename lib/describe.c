@@ -38,42 +38,83 @@ static int64_t value_floats(const struct plan *p, int i, int *seen, int *n)
 	return p->be->floats(&p->net->node[0], PLAIN);
 }
 
-/* Floats that a part of a stage must read and write for each image, weights apart. */
-static int64_t image_floats(const struct plan *p, const struct stage *s, enum part part)
+/* The gradient of a stage's output in the form in which a part reads it. */
+static int64_t grad_floats(const struct plan *p, const struct stage *s, enum reads reads, int *seen, int *n)
 {
-	bool image = s->in_stage == 0 && p->opts.purpose == PLAN_SYNTH, solo = s->solo >= 0;
+	bool raw = reads == READS_DY || s->dz < 0;
 	int64_t sum = 0;
-	int seen[16], n = 0, grad = s->dx >= 0 ? s->dx : s->dz >= 0 ? s->dz : s->ndy ? s->dy[0] : -1;
+
+	if (s->out == p->net->nnode - 1)
+		return p->net->nclass;
+	if (reads == READS_DX && s->dx >= 0)
+		return touched(p, s->dx, seen, n);
+	for (int j = 0; raw && j < s->ndy; j++)
+		sum += touched(p, s->dy[j], seen, n);
+	sum += raw ? touched(p, s->mask, seen, n) : touched(p, s->dz, seen, n);
+	return sum + (reads != READS_DX && stage_keeps_x(p, s) ? touched(p, s->x, seen, n) : 0);
+}
+
+static bool reads_dx(const struct plan *p, int i, enum part part)
+{
+	char impl[IMPLLEN];
+
+	return plan_impl(p, i, part, impl) && p->be->work(p, i, part).reads == READS_DX;
+}
+
+static int64_t undo_floats(const struct plan *p, int i, int *seen, int *n)
+{
+	const struct stage *s = &p->stage[i];
+	bool dx = s->head < 0 || reads_dx(p, i, PART_DGRAD) || reads_dx(p, i, PART_WGRAD);
+	int64_t sum = s->solo < 0 ? touched(p, s->mask, seen, n) : 0;
+
+	for (int j = 0; j < s->ndy; j++)
+		sum += touched(p, s->dy[j], seen, n);
+	if (stage_keeps_x(p, s))
+		sum += touched(p, s->x, seen, n) + (dx ? touched(p, s->dx, seen, n) : 0);
+	return sum + touched(p, s->dz, seen, n);
+}
+
+static int64_t dgrad_floats(const struct plan *p, const struct stage *s, int *seen, int *n)
+{
+	enum op op = s->solo >= 0 ? p->net->node[s->solo].op : OP_INPUT;
+	int64_t sum = touched(p, s->gin, seen, n);
+
+	if (s->gin < 0 && s->in_stage == 0) /* the caller's gradient of the images */
+		sum += p->be->floats(&p->net->node[0], PLAIN);
+	if (s->solo < 0)
+		return sum;
+	sum += touched(p, s->gres, seen, n) + touched(p, s->mask, seen, n);
+	if (op_reads_output(op))
+		sum += touched(p, s->y, seen, n);
+	if (op_reads_input(op))
+		sum += value_floats(p, s->in_stage, seen, n) + value_floats(p, s->res_stage, seen, n);
+	return sum;
+}
+
+/* Floats that a part of a stage must read and write for each image, weights apart. */
+static int64_t image_floats(const struct plan *p, int i, enum part part, enum reads reads)
+{
+	const struct stage *s = &p->stage[i];
+	int seen[16], n = 0;
+	int64_t sum;
 
 	switch (part) {
 	case PART_FORWARD:
 		sum = value_floats(p, s->in_stage, seen, &n);
-		if (!solo)
+		if (s->solo < 0)
 			return sum + touched(p, s->x, seen, &n);
 		return sum + value_floats(p, s->res_stage, seen, &n) + touched(p, s->y, seen, &n) + touched(p, s->mask, seen, &n);
 	case PART_EPILOGUE:
 		sum = touched(p, s->x, seen, &n) + value_floats(p, s->res_stage, seen, &n);
 		return sum + touched(p, s->y, seen, &n) + touched(p, s->mask, seen, &n);
 	case PART_UNDO:
-		for (int j = 0; j < s->ndy; j++)
-			sum += touched(p, s->dy[j], seen, &n);
-		if (stage_keeps_x(p, s))
-			sum += touched(p, s->x, seen, &n) + touched(p, s->dx, seen, &n);
-		return sum + touched(p, s->dz, seen, &n) + (solo ? 0 : touched(p, s->mask, seen, &n));
+		return undo_floats(p, i, seen, &n);
 	case PART_DGRAD:
-		sum = grad < 0 ? p->net->nclass : touched(p, grad, seen, &n);
-		sum += touched(p, s->gin, seen, &n) + (image && s->gin < 0 ? p->be->floats(&p->net->node[0], PLAIN) : 0);
-		if (!solo)
-			return sum;
-		sum += touched(p, s->gres, seen, &n) + touched(p, s->mask, seen, &n);
-		if (op_reads_output(p->net->node[s->solo].op))
-			sum += touched(p, s->y, seen, &n);
-		if (op_reads_input(p->net->node[s->solo].op))
-			sum += value_floats(p, s->in_stage, seen, &n) + value_floats(p, s->res_stage, seen, &n);
-		return sum;
+		sum = grad_floats(p, s, reads, seen, &n);
+		return sum + dgrad_floats(p, s, seen, &n);
 	case PART_WGRAD:
-		sum = value_floats(p, s->in_stage, seen, &n);
-		return sum + (grad < 0 ? p->net->nclass : touched(p, grad, seen, &n));
+		sum = grad_floats(p, s, reads, seen, &n);
+		return sum + value_floats(p, s->in_stage, seen, &n);
 	default:
 		return 0;
 	}
@@ -81,16 +122,14 @@ static int64_t image_floats(const struct plan *p, const struct stage *s, enum pa
 
 struct cost plan_cost(const struct plan *p, int i, enum part part)
 {
-	struct cost c = { 0 };
+	int64_t chunks = (p->opts.batch + p->chunk - 1) / p->chunk;
 	char impl[IMPLLEN];
-	int64_t chunks = (p->opts.batch + p->chunk - 1) / p->chunk, weights;
 
 	if (!plan_impl(p, i, part, impl))
-		return c;
-	weights = p->be->work(p, i, part, &c.madds);
-	c.madds *= p->opts.batch;
-	c.bytes = 4 * (weights * chunks + image_floats(p, &p->stage[i], part) * p->opts.batch);
-	return c;
+		return (struct cost){ 0 };
+	struct work w = p->be->work(p, i, part);
+	return (struct cost){ w.madds * p->opts.batch,
+		4 * (w.weights * chunks + image_floats(p, i, part, w.reads) * p->opts.batch) };
 }
 
 const char *plan_impl(const struct plan *p, int i, enum part part, char out[IMPLLEN])

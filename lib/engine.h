@@ -37,6 +37,15 @@ struct call {
 	int stage, phase; /* between phases every chunk waits for all others */
 };
 
+/* The output's gradient as dgrad and wgrad want it: in front of the norm, written by undo; behind the norm, with the norm's
+ * input; as the consumers left it, so that nothing is undone before. */
+enum reads { READS_DX, READS_DZ, READS_DY };
+struct work { /* of a part of a stage */
+	int64_t madds;   /* of one image */
+	int64_t weights; /* floats of them that are read or written */
+	enum reads reads;
+};
+
 struct backend;
 struct plan {
 	const struct net *net;
@@ -81,8 +90,7 @@ struct backend {
 	const char *(*isa)(const struct plan *p); /* the instruction set */
 	/* What runs a part of a stage; false: nothing does. */
 	bool (*impl)(const struct plan *p, int stage, enum part part, char out[IMPLLEN]);
-	/* Floats of weights that it reads or writes, and its multiply-adds for one image. */
-	int64_t (*work)(const struct plan *p, int stage, enum part part, int64_t *madds);
+	struct work (*work)(const struct plan *p, int stage, enum part part);
 	void (*times)(const struct plan *p, int stage, double ms[PARTS]); /* spent so far, of one thread */
 };
 extern const struct backend backend_cpu;
