@@ -9,6 +9,7 @@
 #include "../formats/imageset.h"
 #include "../formats/stats.h"
 #include "../lib/cli.h"
+#include "../lib/times.h"
 #include "../lib/train.h"
 
 static const char synopsis[] =
@@ -408,5 +409,7 @@ int main(int argc, char **argv)
 	write_stats(&s, &w);
 	release(&s);
 	val_free(header);
+	if (o.cli.verbose)
+		times_say();
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include "../formats/checkpoint.h"
 #include "../formats/json.h"
 #include "../formats/safetensors.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: ckpt-export [--type TYPE] [-v] [-o MODEL.safetensors] [FILE] <ckpt.ts\n"
@@ -117,5 +118,7 @@ int main(int argc, char **argv)
 		warn("%s, %d tensors of %s, %lld parameters", c.net->arch, c.net->nparam, o.type_name,
 			(long long)net_params(c.net));
 	checkpoint_free(&c);
+	if (o.verbose)
+		times_say();
 	return 0;
 }

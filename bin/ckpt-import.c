@@ -8,6 +8,7 @@
 #include "../formats/json.h"
 #include "../formats/safetensors.h"
 #include "../lib/args.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: ckpt-import [-a ARCH] [options] MODEL.safetensors >ckpt.ts\n"
@@ -339,5 +340,7 @@ int main(int argc, char **argv)
 	val_free(header);
 	net_free(n);
 	st_close(&s);
+	if (o.verbose)
+		times_say();
 	return 0;
 }

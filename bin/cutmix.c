@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../formats/recipes.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: cutmix -e EPOCHS [-b BATCH] [options] <images >recipes\n"
@@ -17,6 +18,7 @@ static const char help[] =
 	"  --drop-last        leave out an epoch's last batch when it is not full\n"
 	"  --seed N           (0)\n"
 	"  -o FILE            output file\n"
+	"  -v                 say where the time went\n"
 	"  -h, -V             help, version\n";
 
 enum crop { CROP_NONE, CROP_RRC, CROP_PAD };
@@ -32,6 +34,7 @@ struct plan {
 	int drop_last;
 	uint32_t seed;
 	int h, w;
+	bool verbose;
 };
 
 /* The images part of the stream, to be written as it came. */
@@ -80,7 +83,7 @@ static void parse(struct plan *p, const char **out, int argc, char **argv)
 	};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "e:b:o:hV", longs, NULL)) != -1)
+	while ((c = getopt_long(argc, argv, "e:b:o:vhV", longs, NULL)) != -1)
 		switch (c) {
 		case 'e': p->epochs = eint("-e", optarg, 1, INT32_MAX); break;
 		case STEPS: p->steps = eint("--steps", optarg, 1, INT32_MAX); break;
@@ -92,6 +95,7 @@ static void parse(struct plan *p, const char **out, int argc, char **argv)
 		case DROP_LAST: p->drop_last = 1; break;
 		case SEED: p->seed = (uint32_t)eint("--seed", optarg, 0, UINT32_MAX); break;
 		case 'o': *out = optarg; break;
+		case 'v': p->verbose = true; break;
 		case 'h': fputs(help, stdout); exit(fflush(stdout) ? 1 : 0);
 		case 'V': puts("cutmix " TEDDY_VERSION); exit(fflush(stdout) ? 1 : 0);
 		default: exit(2); /* getopt has said why */
@@ -247,5 +251,7 @@ int main(int argc, char **argv)
 	free(order);
 	val_free(header);
 	ts_close(&r);
+	if (p.verbose)
+		times_say();
 	return 0;
 }

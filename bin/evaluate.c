@@ -11,6 +11,7 @@
 #include "../lib/cli.h"
 #include "../lib/course.h"
 #include "../lib/students.h"
+#include "../lib/times.h"
 
 static const char synopsis[] =
 	"evaluate -a ARCH -t VAL [options] <images or recipes\n"
@@ -183,6 +184,7 @@ static void augmented(const struct run *u, uint32_t seed, long step, const int64
 	const struct imageset *set = u->set;
 	size_t chw = (size_t)set->c * set->h * set->w;
 	struct dsa *d = ecalloc(b->n, sizeof *d);
+	double start = now();
 	float *x = b->x;
 
 	if (u->pr.dsa) {
@@ -200,6 +202,7 @@ static void augmented(const struct run *u, uint32_t seed, long step, const int64
 		b->label[i] = set->label[order[i]];
 	}
 	free(d);
+	times_add(TIME_AUGMENTATION, now() - start);
 }
 
 static int step_on_images(void *data, int worker, int who, long step, char err[ERRLEN])
@@ -474,5 +477,7 @@ int main(int argc, char **argv)
 		report_students(&u);
 	}
 	imageview_free(&u.val);
+	if (o.cli.verbose)
+		times_say();
 	return 0;
 }

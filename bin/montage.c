@@ -7,6 +7,7 @@
 
 #include "../formats/images.h"
 #include "../formats/imageset.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: montage [options] <images >png\n"
@@ -14,6 +15,7 @@ static const char help[] =
 	"  --rows-per-class N  rows a class (1)\n"
 	"  --scale N           each pixel becomes N x N (so many that an image has about 64)\n"
 	"  -o FILE             output file\n"
+	"  -v                  say where the time went\n"
 	"  -h, -V              help, version\n";
 
 /* Printable ASCII, 19 signs a band: 5 x 7 dots, two lines more for what hangs below, a column between signs. */
@@ -76,6 +78,7 @@ struct page {
 	struct picture pic; /* (3,h,w) */
 	int cols, rows, scale, left;
 	int pitch; /* from one class to the next: its rows, but never less than its name */
+	bool verbose;
 };
 
 static void fill(struct picture *p, int y, int x, int h, int w, const uint8_t rgb[3])
@@ -216,12 +219,13 @@ static const char *parse(struct page *g, int argc, char **argv)
 	const char *out = NULL;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "o:hV", longs, NULL)) != -1)
+	while ((c = getopt_long(argc, argv, "o:vhV", longs, NULL)) != -1)
 		switch (c) {
 		case COLS: g->cols = eint("--cols", optarg, 1, 65536); break;
 		case ROWS: g->rows = eint("--rows-per-class", optarg, 1, 65536); break;
 		case SCALE: g->scale = eint("--scale", optarg, 1, 1024); break;
 		case 'o': out = optarg; break;
+		case 'v': g->verbose = true; break;
 		case 'h': fputs(help, stdout); eflush(); exit(0);
 		case 'V': puts("montage " TEDDY_VERSION); eflush(); exit(0);
 		default: exit(2); /* getopt has said why */
@@ -250,13 +254,17 @@ int main(int argc, char **argv)
 	draw(&g, &set);
 	if (picture_encode_png(&g.pic, &png, err) || out_open(&file, out, err))
 		die("%s", err);
+	double start = now();
 	if (fwrite(png.p, 1, png.len, file.fp) != png.len)
 		die("%s:", out ? out : "<stdout>");
+	times_add(TIME_WRITING, now() - start);
 	if (out_finish(&file, err))
 		die("%s", err);
 	buf_free(&png);
 	free(g.pic.px);
 	imageset_free(&set);
 	ts_close(&r);
+	if (g.verbose)
+		times_say();
 	return 0;
 }

@@ -7,6 +7,7 @@
 
 #include "../formats/checkpoint.h"
 #include "../lib/prune.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: prune [-n MEMBERS] [-r RATIO | --macs TARGET | --params TARGET] [options] <checkpoint >pool\n"
@@ -330,5 +331,7 @@ int main(int argc, char **argv)
 	free(j.gone);
 	free(j.before);
 	checkpoint_free(&base);
+	if (o.verbose)
+		times_say();
 	return 0;
 }

@@ -5,11 +5,13 @@
 #include <string.h>
 
 #include "../formats/recipes.h"
+#include "../lib/times.h"
 
 static const char help[] =
-	"usage: replay [-n FRAMES] [-o FILE] <recipes >images\n"
+	"usage: replay [-n FRAMES] [-v] [-o FILE] <recipes >images\n"
 	"  -n N     the first N frames only\n"
 	"  -o FILE  output file\n"
+	"  -v       say where the time went\n"
 	"  -h, -V   help, version\n";
 
 /* Pixels in one frame, so that it stays below a frame's limit with its labels. */
@@ -73,13 +75,15 @@ int main(int argc, char **argv)
 	struct ts_writer w;
 	struct batch b;
 	struct val *frame;
+	bool verbose = false;
 	int c, got;
 
 	progname = "replay";
-	while ((c = getopt(argc, argv, "n:o:hV")) != -1)
+	while ((c = getopt(argc, argv, "n:o:vhV")) != -1)
 		switch (c) {
 		case 'n': limit = eint("-n", optarg, 1, INT64_MAX); break;
 		case 'o': out = optarg; break;
+		case 'v': verbose = true; break;
 		case 'h': fputs(help, stdout); return fflush(stdout) ? 1 : 0;
 		case 'V': puts("replay " TEDDY_VERSION); return fflush(stdout) ? 1 : 0;
 		default: return 2; /* getopt has said why */
@@ -131,5 +135,7 @@ int main(int argc, char **argv)
 	free(soft);
 	val_free(header);
 	recipe_stream_close(&s);
+	if (verbose)
+		times_say();
 	return 0;
 }

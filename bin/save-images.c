@@ -18,12 +18,14 @@
 
 #include "../formats/images.h"
 #include "../formats/imageset.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: save-images [options] <images >tar\n"
 	"  --format FORMAT    webdataset (a tar, the default) or folder (needs -o)\n"
 	"  --threads N        (all)\n"
 	"  -o OUT             output file, or the folder to make\n"
+	"  -v                 say where the time went\n"
 	"  -h, -V             help, version\n";
 
 /* Where members go: a tar, or a folder under its temporary name. */
@@ -75,6 +77,18 @@ static _Noreturn void tar_failed(struct sink *s)
 	die("%s: %s", name, archive_error_string(s->tar));
 }
 
+static la_ssize_t write_block(struct archive *a, void *fp, const void *p, size_t n)
+{
+	double start = now();
+	bool whole = fwrite(p, 1, n, fp) == n;
+
+	times_add(TIME_WRITING, now() - start);
+	if (whole)
+		return n;
+	archive_set_error(a, errno, "write error");
+	return -1;
+}
+
 static void open_tar(struct sink *s, const char *out)
 {
 	char err[ERRLEN];
@@ -85,7 +99,7 @@ static void open_tar(struct sink *s, const char *out)
 	archive_write_set_format_ustar(s->tar);
 	archive_write_set_bytes_per_block(s->tar, 10240);
 	archive_write_set_bytes_in_last_block(s->tar, 10240); /* the same bytes into a pipe and into a file */
-	if (archive_write_open_FILE(s->tar, s->file.fp) != ARCHIVE_OK)
+	if (archive_write_open(s->tar, s->file.fp, NULL, write_block, NULL) != ARCHIVE_OK)
 		die("%s", archive_error_string(s->tar));
 }
 
@@ -346,7 +360,7 @@ static void put_frame(struct sink *s, const struct val *header, const struct val
 	free(png);
 }
 
-static const char *parse(int argc, char **argv, bool *folder)
+static const char *parse(int argc, char **argv, bool *folder, bool *verbose)
 {
 	enum { FORMAT = 256, THREADS };
 	static const struct option longs[] = {
@@ -356,7 +370,7 @@ static const char *parse(int argc, char **argv, bool *folder)
 	const char *out = NULL;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "o:hV", longs, NULL)) != -1)
+	while ((c = getopt_long(argc, argv, "o:vhV", longs, NULL)) != -1)
 		switch (c) {
 		case FORMAT:
 			*folder = !strcmp(optarg, "folder");
@@ -365,6 +379,7 @@ static const char *parse(int argc, char **argv, bool *folder)
 			break;
 		case THREADS: omp_set_num_threads((int)eint("--threads", optarg, 1, 4096)); break;
 		case 'o': out = optarg; break;
+		case 'v': *verbose = true; break;
 		case 'h': fputs(help, stdout); eflush(); exit(0);
 		case 'V': puts("save-images " TEDDY_VERSION); eflush(); exit(0);
 		default: exit(2); /* getopt has said why */
@@ -396,13 +411,13 @@ int main(int argc, char **argv)
 	struct sink sink = { 0 };
 	struct ts_reader r;
 	struct val *frame, *header;
-	bool folder = false;
+	bool folder = false, verbose = false;
 	const char *out;
 	int64_t key = 0;
 	int got;
 
 	progname = "save-images";
-	out = parse(argc, argv, &folder);
+	out = parse(argc, argv, &folder, &verbose);
 	if (ts_open(&r, NULL, "images") < 0)
 		die("%s", r.err);
 	check_header(&r);
@@ -427,5 +442,7 @@ int main(int argc, char **argv)
 	finish(&sink);
 	val_free(header);
 	ts_close(&r);
+	if (verbose)
+		times_say();
 	return 0;
 }

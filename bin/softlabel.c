@@ -8,6 +8,7 @@
 #include "../formats/teachers.h"
 #include "../lib/cli.h"
 #include "../lib/plan.h"
+#include "../lib/times.h"
 
 static const char synopsis[] =
 	"softlabel -p POOL [options] <recipes >recipes\n"
@@ -228,5 +229,7 @@ int main(int argc, char **argv)
 	free(soft);
 	val_free(header);
 	recipe_stream_close(&s);
+	if (o.cli.verbose)
+		times_say();
 	return 0;
 }

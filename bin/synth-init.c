@@ -7,6 +7,7 @@
 #include "../formats/images.h"
 #include "../formats/imageset.h"
 #include "../lib/rng.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: synth-init -i IPC [options] <images >units\n"
@@ -300,5 +301,7 @@ int main(int argc, char **argv)
 	free(p);
 	val_free(header);
 	ts_close(&r);
+	if (o.verbose)
+		times_say();
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include "../formats/stats.h"
 #include "../lib/cli.h"
 #include "../lib/synth.h"
+#include "../lib/times.h"
 
 static const char synopsis[] =
     "synth-step -p POOL [-s STATS] [-N TOTAL] [-n NOW] [options] <units >units\n"
@@ -436,5 +437,7 @@ int main(int argc, char **argv)
 	teachers_free(t, nteacher);
 	val_free(header);
 	ts_close(&r);
+	if (j.cli.verbose)
+		times_say();
 	return 0;
 }

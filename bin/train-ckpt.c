@@ -11,6 +11,7 @@
 #include "../formats/state.h"
 #include "../lib/cli.h"
 #include "../lib/course.h"
+#include "../lib/times.h"
 
 static const char synopsis[] =
 	"train-ckpt -a ARCH -e EPOCHS [options] <images >pool.tar\n"
@@ -582,5 +583,7 @@ int main(int argc, char **argv)
 	ws_free(r.ws);
 	free(o.kept);
 	free(o.only);
+	if (o.cli.verbose)
+		times_say();
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include "../formats/frame.h"
 #include "../formats/header.h"
 #include "../formats/tstream.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: tscat [-v] [-o FILE] [--partial] FILE...\n"
@@ -282,5 +283,7 @@ int main(int argc, char **argv)
 	progress_done();
 	if (j.verbose)
 		warn("%lld frames of %d files", (long long)j.nframes, j.nin);
+	if (j.verbose)
+		times_say();
 	return 0;
 }

@@ -6,6 +6,7 @@
 
 #include "../formats/header.h"
 #include "../formats/tstream.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: tscut [-u UNITS] [-c CLASSES] [-i INDICES] [--frames LIST] [-v] [-o FILE] [FILE]\n"
@@ -342,5 +343,7 @@ int main(int argc, char **argv)
 		warn("%lld images in %lld frames", (long long)j.nimages, (long long)j.nframes);
 	else if (j.verbose)
 		warn("%lld frames", (long long)j.nframes);
+	if (j.verbose)
+		times_say();
 	return 0;
 }

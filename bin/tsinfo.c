@@ -8,6 +8,7 @@
 
 #include "../formats/checkpoint.h"
 #include "../formats/show.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: tsinfo [-v] [--history | --json] [-o FILE] [FILE...]\n"
@@ -395,5 +396,7 @@ int main(int argc, char **argv)
 	if (o.fp && out_finish(&o, err) < 0)
 		die("%s", err);
 	eflush();
+	if (j.verbose)
+		times_say();
 	return 0;
 }

@@ -1,3 +1,4 @@
+#include "../lib/times.h"
 #include "tstream.h"
 
 #include <errno.h>
@@ -140,7 +141,7 @@ static int sync_folder(const char *path)
 	return rc;
 }
 
-int out_finish(struct outfile *o, char err[ERRLEN])
+static int finish(struct outfile *o, char err[ERRLEN])
 {
 	const char *name = o->path ? o->path : "standard output";
 	int rc;
@@ -175,6 +176,15 @@ int out_finish(struct outfile *o, char err[ERRLEN])
 	free(o->tmp);
 	free(o->path);
 	*o = (struct outfile){ .path = NULL };
+	return rc;
+}
+
+int out_finish(struct outfile *o, char err[ERRLEN])
+{
+	double start = now();
+	int rc = finish(o, err);
+
+	times_add(TIME_WRITING, now() - start);
 	return rc;
 }
 

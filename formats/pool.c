@@ -1,3 +1,4 @@
+#include "../lib/times.h"
 #include "checkpoint.h"
 
 #include <archive.h>
@@ -39,8 +40,10 @@ static void manifest_line(struct buf *b, const char *member, const void *p, size
 static la_ssize_t read_block(struct archive *a, void *data, const void **p)
 {
 	struct pool_impl *im = data;
+	double start = now();
 	size_t n = fread(im->block, 1, sizeof im->block, im->fp);
 
+	times_add(TIME_READING, now() - start);
 	*p = im->block;
 	if (n < sizeof im->block && ferror(im->fp)) {
 		archive_set_error(a, errno, "%s", strerror(errno));
@@ -284,9 +287,13 @@ struct pool_wimpl {
 static la_ssize_t write_block(struct archive *a, void *data, const void *p, size_t n)
 {
 	struct pool_wimpl *im = data;
+	double start = now();
+	bool whole;
 
 	errno = 0;
-	if (im->dropping || fwrite(p, 1, n, im->out.fp) == n)
+	whole = im->dropping || fwrite(p, 1, n, im->out.fp) == n;
+	times_add(TIME_WRITING, now() - start);
+	if (whole)
 		return n;
 	archive_set_error(a, errno, "%s", errno ? strerror(errno) : "write error");
 	return -1;
@@ -332,6 +339,7 @@ static int write_member(struct pool_writer *p, const char *member, const void *b
 {
 	struct pool_wimpl *im = p->impl;
 	struct archive_entry *e = archive_entry_new();
+	double start;
 	int rc;
 
 	if (!e)
@@ -346,11 +354,13 @@ static int write_member(struct pool_writer *p, const char *member, const void *b
 	if (rc != ARCHIVE_OK || archive_write_data(im->a, bytes, n) != (la_ssize_t)n ||
 	    archive_write_finish_entry(im->a) != ARCHIVE_OK)
 		return write_failed(p);
+	start = now();
 	errno = 0;
 	if (fflush(im->out.fp)) {
 		im->failed = true;
 		return fail(p->err, "%s:", im->name);
 	}
+	times_add(TIME_WRITING, now() - start);
 	return 0;
 }
 

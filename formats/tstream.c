@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../lib/times.h"
 #include "frame.h"
 
 struct ts_impl {
@@ -57,6 +58,7 @@ static int fetch(struct ts_reader *r, size_t need, size_t *have)
 {
 	struct ts_impl *im = r->impl;
 	size_t want, got;
+	double start;
 
 	if (!im->fp) {
 		im->obj = im->mem + im->off;
@@ -69,8 +71,10 @@ static int fetch(struct ts_reader *r, size_t need, size_t *have)
 			im->buf.cap = im->buf.len + want;
 			im->buf.p = erealloc(im->buf.p, im->buf.cap, 1);
 		}
+		start = now();
 		errno = 0;
 		got = fread(im->buf.p + im->buf.len, 1, want, im->fp);
+		times_add(TIME_READING, now() - start);
 		im->buf.len += got;
 		if (got < want) {
 			if (ferror(im->fp))
@@ -225,8 +229,10 @@ static int check_trailer(struct ts_reader *r)
 static int check_end(struct ts_reader *r)
 {
 	struct ts_impl *im = r->impl;
+	double start = now();
 	bool more = im->fp ? getc(im->fp) != EOF : im->off + im->objlen < im->memlen;
 
+	times_add(TIME_READING, now() - start);
 	if (more) {
 		im->off += im->objlen;
 		return broken(r, "data after the trailer");

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../lib/times.h"
 #include "frame.h"
 
 /* A trailer holds one object a frame and a few more. */
@@ -22,6 +23,7 @@ struct ts_wimpl {
 static int write_bytes(struct ts_writer *w, const void *p, size_t n)
 {
 	struct ts_wimpl *im = w->impl;
+	double start = now();
 
 	if (im->mem) {
 		buf_put(im->mem, p, n);
@@ -31,6 +33,7 @@ static int write_bytes(struct ts_writer *w, const void *p, size_t n)
 			im->failed = true;
 			return errno ? fail(w->err, "%s:", w->name) : fail(w->err, "%s: write error", w->name);
 		}
+		times_add(TIME_WRITING, now() - start);
 	}
 	im->pos += n;
 	return 0;
@@ -160,6 +163,7 @@ int ts_put_raw(struct ts_writer *w, const void *p, size_t n)
 int ts_flush(struct ts_writer *w)
 {
 	struct ts_wimpl *im = w->impl;
+	double start = now();
 
 	if (im->failed)
 		return -1;
@@ -168,6 +172,7 @@ int ts_flush(struct ts_writer *w)
 		im->failed = true;
 		return errno ? fail(w->err, "%s:", w->name) : fail(w->err, "%s: write error", w->name);
 	}
+	times_add(TIME_WRITING, now() - start);
 	return 0;
 }
 

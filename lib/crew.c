@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "plan.h"
+#include "times.h"
 
 struct worker {
 	struct crew *crew;
@@ -47,7 +48,7 @@ static long least(const struct crew *c)
 	return n;
 }
 
-/* OpenMP's setting is each thread's own. */
+/* OpenMP's setting is each thread's own, as is its share of the times. */
 static void *work(void *arg)
 {
 	struct worker *w = arg;
@@ -55,6 +56,7 @@ static void *work(void *arg)
 	char err[ERRLEN];
 
 	omp_set_num_threads(get_threads());
+	times_share(1.0 / c->nworker);
 	pthread_mutex_lock(&c->lock);
 	while (!c->stop && c->all < c->steps * c->nlearner) {
 		int who = next(c);

@@ -1,5 +1,6 @@
 /* CutMix and MixUp, and the replay of a recipe. */
 #include "augment.h"
+#include "times.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -72,6 +73,7 @@ void recipe_replay(const struct recipe *r, const float *images, int c, int h, in
 {
 	size_t chw = (size_t)c * h * w;
 	float *views = r->mix.kind == MIX_NONE ? out : scratch; /* (n,C,H,W) */
+	double start = now();
 
 #pragma omp parallel
 	{
@@ -83,4 +85,5 @@ void recipe_replay(const struct recipe *r, const float *images, int c, int h, in
 			for (int i = 0; i < r->n; i++)
 				mix_apply(out + i * chw, views + i * chw, views + r->partner[i] * chw, c, h, w, &r->mix);
 	}
+	times_add(TIME_AUGMENTATION, now() - start);
 }

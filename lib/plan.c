@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine.h"
+#include "times.h"
 
 static int threads;
 
@@ -416,10 +417,23 @@ bad:
 	return NULL;
 }
 
+static void count_times(const struct plan *p)
+{
+	double ms[PARTS];
+
+	for (int i = 0; i < p->nstage; i++) {
+		p->be->times(p, i, ms);
+		for (int j = 0; j < PARTS; j++)
+			times_add(j == PART_EPILOGUE || j == PART_UNDO ? TIME_MEMORY : TIME_ARITHMETIC, ms[j] / 1e3);
+	}
+}
+
 void plan_free(struct plan *p)
 {
 	if (!p)
 		return;
+	if (p->ran)
+		count_times(p);
 	plan_over(p);
 	p->be->release(p);
 	for (int i = 0; i < p->ntap; i++) {

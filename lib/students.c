@@ -5,6 +5,7 @@
 #include "course.h"
 #include "loss.h"
 #include "students.h"
+#include "times.h"
 
 /* Threads of a network this small would mostly wait for each other. */
 #define SMALL ((size_t)256 << 20)
@@ -108,10 +109,12 @@ void students_free(struct students *s)
 		learner_free(&s->student[i].learner);
 		free(s->student[i].order);
 	}
+	times_share(1.0 / MAX(s->nworker, 1)); /* what their plans did, they did side by side */
 	for (int i = 0; i < s->nworker; i++) {
 		trainer_free(&s->worker[i].trainer);
 		ws_free(s->worker[i].ws);
 	}
+	times_share(1);
 	free(s->student);
 	free(s->worker);
 	free(s->decay);

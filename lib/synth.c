@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "synth.h"
+#include "times.h"
 
 struct synth {
 	struct synth_opts o;
@@ -137,6 +138,7 @@ static void augment(struct synth *s, const struct unit *u)
 {
 	int c = s->chw[0], h = s->chw[1], w = s->chw[2];
 	size_t per = (size_t)c * h * w;
+	double start = now();
 
 	#pragma omp parallel for num_threads(get_threads())
 	for (int i = 0; i < u->n; i++) {
@@ -145,12 +147,14 @@ static void augment(struct synth *s, const struct unit *u)
 		else
 			view_apply(s->aug + i * per, u->x + i * per, c, h, w, &s->view);
 	}
+	times_add(TIME_AUGMENTATION, now() - start);
 }
 
 static void augment_back(struct synth *s, const struct unit *u, float *dx)
 {
 	int c = s->chw[0], h = s->chw[1], w = s->chw[2];
 	size_t per = (size_t)c * h * w;
+	double start = now();
 
 	#pragma omp parallel for num_threads(get_threads())
 	for (int i = 0; i < u->n; i++) {
@@ -160,6 +164,7 @@ static void augment_back(struct synth *s, const struct unit *u, float *dx)
 		else
 			view_adjoint(dx + i * per, s->daug + i * per, c, h, w, &s->view);
 	}
+	times_add(TIME_AUGMENTATION, now() - start);
 }
 
 int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synth_loss *loss, char err[ERRLEN])
