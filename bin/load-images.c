@@ -13,6 +13,7 @@
 #include "../formats/tstream.h"
 #include "../lib/args.h"
 #include "../lib/rng.h"
+#include "../lib/times.h"
 
 static const char help[] =
 	"usage: load-images [options] PATH... >images\n"
@@ -205,22 +206,30 @@ static int decode(struct source_item *it, const struct options *o, char *err)
 	return 0;
 }
 
+/* In short runs, whose sums fit 32 bits. */
+static void add_up(uint64_t *sum, uint64_t *squares, const uint8_t *px, size_t n)
+{
+	for (size_t from = 0; from < n; from += 4096) {
+		const uint8_t *p = px + from;
+		uint32_t s = 0, q = 0;
+		int m = MIN(n - from, 4096);
+
+#pragma omp simd reduction(+ : s, q)
+		for (int i = 0; i < m; i++) {
+			s += p[i];
+			q += p[i] * p[i];
+		}
+		*sum += s;
+		*squares += q;
+	}
+}
+
 static void measure(struct image *im, const struct picture *pic)
 {
 	size_t plane = (size_t)pic->h * pic->w;
 
-	for (int k = 0; k < pic->c; k++) {
-		uint64_t sum = 0, squares = 0;
-
-		for (size_t i = 0; i < plane; i++) {
-			unsigned x = pic->px[k * plane + i];
-
-			sum += x;
-			squares += x * x;
-		}
-		im->sum[k] = sum;
-		im->squares[k] = squares;
-	}
+	for (int k = 0; k < pic->c; k++)
+		add_up(&im->sum[k], &im->squares[k], pic->px + k * plane, plane);
 	im->c = pic->c;
 	im->hash[1] = im->hash[0] = XXH3_64bits(pic->px, pic->c * plane);
 	if (pic->c == 1) { /* should another image turn out to have colours */
@@ -247,43 +256,75 @@ static void check_size(struct set *set, const struct source_item *it, const char
 	}
 }
 
-/* First pass: every image is read and decoded, so that the header can say what comes and no bad file is met later. */
+/* Images that pass through the first pass together. */
+struct batch {
+	struct source_item it[BATCH];
+	char err[BATCH][ERRLEN];
+	int n;
+	bool bad; /* one could not be read: src->err */
+};
+
+static void read_batch(struct batch *b, const struct set *set, struct source *src, int64_t at)
+{
+	double start = now();
+
+	b->n = MAX(MIN(BATCH, set->n - at), 0);
+	for (int i = 0; i < b->n && !b->bad; i++)
+		b->bad = source_get(src, set->im[at + i].item, &b->it[i]) < 0;
+	times_add(TIME_READING, now() - start);
+}
+
+/* What the decoded batch tells about the set, in order. */
+static void take_batch(struct batch *b, struct set *set, const struct options *o, int64_t at, const char **first)
+{
+	for (int i = 0; i < b->n; i++) {
+		struct source_item *it = &b->it[i];
+
+		if (b->err[i][0])
+			die("%s: %s", it->name, b->err[i]);
+		if (!*first)
+			*first = it->name;
+		check_size(set, it, *first);
+		set->c = MAX(set->c, it->pic.c);
+		buf_free(&it->data);
+		if (o->encoded)
+			free(it->pic.px);
+		else
+			set->im[at + i].px = it->pic.px;
+	}
+}
+
+/* First pass: every image is read and decoded, so that the header can say what comes and no bad file is met later. One
+ * thread reads the next batch before it helps with this one. */
 static void load(struct set *set, struct source *src, const struct options *o)
 {
-	struct source_item *it = ecalloc(BATCH, sizeof *it);
-	char (*err)[ERRLEN] = ecalloc(BATCH, sizeof *err);
+	struct batch *b = ecalloc(2, sizeof *b), *next = b + 1, *this = b, *t;
 	const char *first = NULL;
 
+	read_batch(this, set, src, 0);
 	for (int64_t at = 0; at < set->n; at += BATCH) {
-		int n = MIN(BATCH, set->n - at);
+		double start = now();
 
-		for (int i = 0; i < n; i++)
-			if (source_get(src, set->im[at + i].item, &it[i]))
-				die("%s", src->err);
-		#pragma omp parallel for schedule(dynamic, 4)
-		for (int i = 0; i < n; i++) {
-			err[i][0] = '\0';
-			if (!decode(&it[i], o, err[i]))
-				measure(&set->im[at + i], &it[i].pic);
+		if (this->bad)
+			die("%s", src->err);
+		#pragma omp parallel
+		{
+			#pragma omp single nowait
+			read_batch(next, set, src, at + BATCH);
+			#pragma omp for schedule(dynamic, 4)
+			for (int i = 0; i < this->n; i++) {
+				this->err[i][0] = '\0';
+				if (!decode(&this->it[i], o, this->err[i]))
+					measure(&set->im[at + i], &this->it[i].pic);
+			}
 		}
-		for (int i = 0; i < n; i++) {
-			if (err[i][0])
-				die("%s: %s", it[i].name, err[i]);
-			if (!first)
-				first = it[i].name;
-			check_size(set, &it[i], first);
-			set->c = MAX(set->c, it[i].pic.c);
-			buf_free(&it[i].data);
-			if (o->encoded)
-				free(it[i].pic.px);
-			else
-				set->im[at + i].px = it[i].pic.px;
-		}
-		progress("images", at + n, set->n, NULL);
+		times_add(TIME_DECODING, now() - start);
+		take_batch(this, set, o, at, &first);
+		progress("images", at + this->n, set->n, NULL);
+		t = this, this = next, next = t;
 	}
 	progress_done();
-	free(it);
-	free(err);
+	free(b);
 }
 
 static void given(struct norm *n, const char *what, const double *mean, const double *std, int channels)
@@ -455,8 +496,10 @@ int main(int argc, char **argv)
 
 	progname = "load-images";
 	parse(&o, argc, argv);
+	double start = now();
 	if (source_open(&src, argv + optind, argc - optind) < 0)
 		die("%s", src.err);
+	times_add(TIME_READING, now() - start);
 	choose(&set, &src, &o);
 	load(&set, &src, &o);
 	header = make_header(&set, &src, &o);
@@ -476,5 +519,7 @@ int main(int argc, char **argv)
 	free(set.classes);
 	free(set.im);
 	val_free(header);
+	if (o.verbose)
+		times_say();
 	return 0;
 }
