@@ -48,6 +48,42 @@ size_t image_back_floats(int c, int o, int ih, int iw, int k, int pad)
 	return band > image ? band : image;
 }
 
+bool poly_fits(const struct direct_shape *s)
+{
+	int64_t tiles = (int64_t)((s->oh + TILE - 1) / TILE) * ((s->ow + TILE - 1) / TILE);
+
+	/* Of 81 products a tile some are for outputs that are not there; transforms cost as well. */
+	return s->k == 3 && s->stride == 2 && s->pad <= 2 && (int64_t)s->oh * s->ow * 9 >= tiles * 100;
+}
+
+int poly_corner(int pad)
+{
+	return 2 * (pad > 0 ? (pad - 1) / 2 : -1) + 1 - pad;
+}
+
+int64_t poly_products(const struct direct_shape *s, bool dgrad)
+{
+	int corner = poly_corner(s->pad);
+	int64_t forward = (int64_t)((s->oh + TILE - 1) / TILE) * ((s->ow + TILE - 1) / TILE);
+	int64_t back = (int64_t)((s->ih - corner + 7) / 8) * ((s->iw - corner + 7) / 8);
+
+	return POLY * POLY * (dgrad ? back : forward);
+}
+
+size_t poly_filter_floats(const struct direct_shape *s, bool dgrad)
+{
+	int c = dgrad ? s->o : s->c, o = dgrad ? s->c : s->o;
+
+	return (size_t)POINTS * ((o + PANEL - 1) / PANEL) * c * PANEL;
+}
+
+size_t poly_scratch_floats(const struct direct_shape *s)
+{
+	size_t t = wino_most(poly_tiles(s->c, s->o));
+
+	return POLY * POLY * t * (pad8(s->c) + pad8(s->o)) + 2 * POINTS * SKEW + POINTS * (48 * PANEL + SKEW);
+}
+
 size_t wino_filter_floats(int c, int k)
 {
 	return (size_t)POINTS * ((k + PANEL - 1) / PANEL) * c * PANEL;

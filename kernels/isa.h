@@ -15,6 +15,10 @@ void KERNEL(image_wgrad)(float *, float *, const struct feature_grad *, const fl
 void KERNEL(direct_filter)(float *, const float *, const struct direct_shape *, bool);
 void KERNEL(direct_conv)(float *, const float *, const float *, const float *, float *, int, const struct direct_shape *);
 void KERNEL(direct_dgrad)(float *, const float *, const float *, float *, int, const struct direct_shape *);
+void KERNEL(poly_filter)(float *, const float *, const struct direct_shape *, bool);
+void KERNEL(poly_conv)(float *, const float *, const float *, const float *, float *, int, const struct direct_shape *);
+void KERNEL(poly_dgrad)(float *, const float *, const float *, float *, int, const struct direct_shape *);
+void KERNEL(poly_wgrad)(float *, const float *, const float *, float *, int, const struct direct_shape *);
 void KERNEL(image_conv)(float *, const float *, const float *, const float *, int, int, int, int, int, int, int, int, int);
 void KERNEL(conv_wgrad)(float *, const float *, const float *, int, int, int, bool, int, int, int, int, int, int);
 void KERNEL(dw_conv)(float *, const float *, const float *, const float *, int, int, int, int, int, int, int, int);

@@ -70,6 +70,13 @@ struct kernels {
 	void (*direct_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
 	    const struct direct_shape *s);
 	void (*direct_dgrad)(float *dx, const float *dy, const float *u, float *scratch, int n, const struct direct_shape *s);
+	/* 3x3 ones of stride 2 where poly_fits(), and both gradients; dw (OB,C,3,3,8) is added to. u: poly_filter_floats() of
+	 * prepared filters; scratch: poly_scratch_floats(). */
+	void (*poly_filter)(float *u, const float *w, const struct direct_shape *s, bool dgrad);
+	void (*poly_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
+	    const struct direct_shape *s);
+	void (*poly_dgrad)(float *dx, const float *dy, const float *u, float *scratch, int n, const struct direct_shape *s);
+	void (*poly_wgrad)(float *dw, const float *x, const float *dy, float *scratch, int n, const struct direct_shape *s);
 	/* y (KB,oh,ow,8) from a plain image (C,ih,iw), w (KB,k,k,C,8), bias (KB*8) or NULL. */
 	void (*image_conv)(float *y, const float *x, const float *w, const float *bias, int c, int ih, int iw, int kb, int oh,
 	    int ow, int k, int stride, int pad);
@@ -109,6 +116,10 @@ struct direct_border { /* zeros around what is read: x, or for its gradient dy *
 struct direct_border direct_border(const struct direct_shape *s, bool dgrad);
 size_t direct_filter_floats(const struct direct_shape *s, bool dgrad);
 size_t direct_scratch_floats(const struct direct_shape *s, int n);
+bool poly_fits(const struct direct_shape *s);
+int64_t poly_products(const struct direct_shape *s, bool dgrad); /* of a pair of channels; the weight gradient as forward */
+size_t poly_filter_floats(const struct direct_shape *s, bool dgrad);
+size_t poly_scratch_floats(const struct direct_shape *s);
 size_t wino_filter_floats(int c, int k);
 size_t wino_scratch_floats(int c, int k);
 size_t wino_wgrad_scratch_floats(int c, int k);

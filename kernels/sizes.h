@@ -42,6 +42,17 @@ static inline int wino_wgrad_tiles(int cp, int kp)
 	return t > 48 ? 48 : t;
 }
 
+/* polyphase.c: products of a tile along one axis; tiles in one block. */
+enum { POLY = 9 };
+int poly_corner(int pad); /* first pixel of the input gradient's tiles, in the map or before it */
+
+static inline int poly_tiles(int c, int o)
+{
+	int t = (1 << 20) / (POLY * POLY * pad8(c > o ? c : o));
+
+	return t > 48 ? 48 : t < 1 ? 1 : t;
+}
+
 /* image_grad.c: pixels of a single channel that are made together; rows from one band; a band's columns. */
 enum { IMAGE_STRIP = 8, IMAGE_BAND = 4 };
 

@@ -17,6 +17,7 @@ struct head {
 	int groups;                   /* of a grouped convolution that runs as a dense one, else 1 */
 	/* Our kernels; else oneDNN. direct: strides, where it is faster, and what oneDNN has no fast code for. */
 	bool depthwise, wino_fwd, wino_dgrad, image_fwd, image_dgrad, wino_wgrad, direct_fwd, direct_dgrad, own_wgrad;
+	bool polyphase;               /* in all directions */
 	bool image_back, image_wgrad; /* with what lies behind the convolution: its dz, dx are never written */
 	struct direct_shape direct;
 	struct dnn_conv *dnn;         /* whatever our kernels leave over; NULL: nothing */

@@ -33,8 +33,8 @@ static void conv_forward(const struct pass *q, const struct stage *s, int i0, in
 		cpu->k->wino_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0, &ws);
 		return;
 	}
-	if (h->direct_fwd) {
-		cpu->k->direct_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0,
+	if (h->polyphase || h->direct_fwd) {
+		(h->polyphase ? cpu->k->poly_conv : cpu->k->direct_conv)(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0,
 		    &h->direct);
 		return;
 	}
@@ -72,7 +72,7 @@ void head_dgrad(const struct pass *q, const struct stage *s, int i, float *gin)
 		cpu->k->image_back(gin, &f, h->dgrad, cpu->scratch[q->tid], c->ic, c->ih, c->iw, c->k, c->pad);
 		return;
 	}
-	if (!h->dgrad || h->wino_dgrad || h->direct_dgrad)
+	if (!h->dgrad || h->wino_dgrad || h->polyphase || h->direct_dgrad)
 		return;
 	const float *dx = at(q, s->dx >= 0 ? s->dx : s->dy[0], i);
 	if (h->depthwise)
@@ -117,8 +117,9 @@ void head_dgrad_all(const struct pass *q, const struct stage *s, int i0, int i1)
 
 	if (is_linear(q, s))
 		linear_dgrad(q, s, i0, i1);
-	else if (h->direct_dgrad)
-		cpu->k->direct_dgrad(at(q, s->gin, i0), at(q, dx, i0), h->dgrad, cpu->scratch[q->tid], i1 - i0, &h->direct);
+	else if (h->polyphase || h->direct_dgrad)
+		(h->polyphase ? cpu->k->poly_dgrad : cpu->k->direct_dgrad)(at(q, s->gin, i0), at(q, dx, i0), h->dgrad,
+		    cpu->scratch[q->tid], i1 - i0, &h->direct);
 	else if (h->wino_dgrad) {
 		struct wino_shape ws = { c->oc, c->ic, c->oh, c->ow, c->ih, c->iw, 2 - c->pad };
 		cpu->k->wino_conv(at(q, s->gin, i0), at(q, dx, i0), h->dgrad, NULL, cpu->scratch[q->tid], i1 - i0, &ws);
@@ -173,12 +174,14 @@ static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int 
 	float *dw = q->fresh ? h->dw[q->tid] : cpu->scratch[q->tid];
 
 	const struct conv_shape *c = &h->shape;
-	if (q->fresh && (h->own_wgrad || h->wino_wgrad || h->depthwise))
+	if (q->fresh && (h->own_wgrad || h->wino_wgrad || h->polyphase || h->depthwise))
 		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
 	if (h->wino_wgrad) {
 		struct wino_shape ws = { c->ic, c->oc, c->ih, c->iw, c->oh, c->ow, c->pad };
 		cpu->k->wino_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &ws);
-	} else if (h->depthwise) {
+	} else if (h->polyphase)
+		cpu->k->poly_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &h->direct);
+	else if (h->depthwise) {
 		for (int i = i0; i < i1; i++)
 			cpu->k->dw_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), pad8(c->oc) / 8, c->ih, c->iw, c->oh,
 			    c->ow, c->k, c->stride, c->pad);
@@ -233,7 +236,7 @@ void put_weight_gradient(const struct head *h, const struct node *n, float *dw, 
 		memcpy(dense, h->dw[0], (h->groups > 1 ? n->c * in * kk : count) * sizeof *dw);
 	else if (h->depthwise)
 		unblock(dense, h->dw[0], n->c, kk);
-	else if (h->own_wgrad || h->wino_wgrad || h->image_wgrad)
+	else if (h->own_wgrad || h->wino_wgrad || h->polyphase || h->image_wgrad)
 		unblock(dense, h->dw[0], n->c, in * kk);
 	else
 		dnn_conv_unprepare(h->dnn, dense, h->dw[0]);

@@ -77,28 +77,31 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	h->image_back = h->image_dgrad && n->stride == 1 && s->res < 0 && (s->norm < 0 || p->net->node[s->norm].op == OP_BN);
 	h->image_wgrad = p->opts.purpose == PLAN_TRAIN && h->shape.plain_src && src->c <= 4 && n->k == 3 && n->stride == 1 &&
 	    s->res < 0;
+	h->direct = (struct direct_shape){ src->c, n->c, src->h, src->w, n->h, n->w, n->k, n->stride, n->pad };
+	h->polyphase = !h->shape.plain_src && poly_fits(&h->direct);
 	/* Under a stride the direct kernel is up to 1.4 times as fast as oneDNN, whose 1x1 and gradients have no equal here. */
-	h->direct_fwd = n->stride > 1 && n->k > 1 && !h->shape.plain_src;
-	want |= h->wino_fwd || h->direct_fwd ? 0 : CONV_FWD;
-	want |= dgrad && !h->wino_dgrad && !h->image_dgrad ? CONV_DGRAD : 0;
-	want |= p->opts.purpose == PLAN_TRAIN && !h->wino_wgrad && !h->image_wgrad ? CONV_WGRAD : 0;
+	h->direct_fwd = n->stride > 1 && n->k > 1 && !h->shape.plain_src && !h->polyphase;
+	want |= h->wino_fwd || h->polyphase || h->direct_fwd ? 0 : CONV_FWD;
+	want |= dgrad && !h->wino_dgrad && !h->polyphase && !h->image_dgrad ? CONV_DGRAD : 0;
+	want |= p->opts.purpose == PLAN_TRAIN && !h->wino_wgrad && !h->polyphase && !h->image_wgrad ? CONV_WGRAD : 0;
 	int have = want ? dnn_conv_new(&h->dnn, &h->shape, want, p->chunk) : 0;
 	h->image_fwd = want & ~have & CONV_FWD && h->shape.plain_src;
 	h->direct_fwd |= want & ~have & CONV_FWD && !h->shape.plain_src;
 	h->direct_dgrad = want & ~have & CONV_DGRAD;
 	h->own_wgrad = want & ~have & CONV_WGRAD;
-	h->direct = (struct direct_shape){ src->c, n->c, src->h, src->w, n->h, n->w, n->k, n->stride, n->pad };
 	if ((h->direct_fwd || h->direct_dgrad) && n->k * n->k > KERNEL_TAPS)
 		return fail(err, "node %s: a window of %dx%d", n->name, n->k, n->k);
 	size_t image = (size_t)pad8(n->c) * src->c * n->k * n->k;
-	h->fwd = ealigned(h->wino_fwd ? wino_filter_floats(src->c, n->c) : h->direct_fwd ? direct_filter_floats(&h->direct, false)
+	h->fwd = ealigned(h->wino_fwd ? wino_filter_floats(src->c, n->c)
+	    : h->polyphase ? poly_filter_floats(&h->direct, false) : h->direct_fwd ? direct_filter_floats(&h->direct, false)
 	    : h->image_fwd ? image : dnn_conv_weights(h->dnn, CONV_FWD), 4);
 	if (dgrad)
-		h->dgrad = ealigned(h->wino_dgrad ? wino_filter_floats(n->c, src->c) : h->image_dgrad ? image
+		h->dgrad = ealigned(h->wino_dgrad ? wino_filter_floats(n->c, src->c)
+		    : h->polyphase ? poly_filter_floats(&h->direct, true) : h->image_dgrad ? image
 		    : h->direct_dgrad ? direct_filter_floats(&h->direct, true) : dnn_conv_weights(h->dnn, CONV_DGRAD), 4);
 	h->bias = ealigned(pad8(n->c), 4);
 	if (p->opts.purpose == PLAN_TRAIN)
-		h->ndw = h->wino_wgrad || h->own_wgrad || h->image_wgrad ? (size_t)pad8(n->c) * src->c * n->k * n->k
+		h->ndw = h->wino_wgrad || h->polyphase || h->own_wgrad || h->image_wgrad ? (size_t)pad8(n->c) * src->c * n->k * n->k
 		    : dnn_conv_weights(h->dnn, CONV_WGRAD);
 	return 0;
 }
@@ -133,6 +136,7 @@ static int compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
 		e->step = p->chunk;
 	const struct head *h = &e->head;
 	if ((h->wino_fwd && wino_filter_floats(h->shape.ic, h->shape.oc) > (1 << 20)) ||
+	    (h->polyphase && poly_filter_floats(&h->direct, false) > (1 << 20)) ||
 	    (h->direct_fwd && direct_filter_floats(&h->direct, false) > (1 << 20)))
 		e->step = p->chunk;
 	if ((h->direct_fwd || h->direct_dgrad) && direct_scratch_floats(&h->direct, e->step) > INT32_MAX)
@@ -204,6 +208,8 @@ int cpu_compile(struct plan *p, char err[ERRLEN])
 			cpu->nscratch = MAX(cpu->nscratch, wino_wgrad_scratch_floats(c->ic, c->oc));
 		if (e->head.direct_fwd || e->head.direct_dgrad)
 			cpu->nscratch = MAX(cpu->nscratch, direct_scratch_floats(&e->head.direct, e->step));
+		if (e->head.polyphase)
+			cpu->nscratch = MAX(cpu->nscratch, poly_scratch_floats(&e->head.direct));
 		if (e->head.wino_fwd)
 			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
 		if (e->head.image_back || e->head.image_wgrad)
@@ -304,6 +310,8 @@ static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 	}
 	if (h->wino_fwd)
 		cpu->k->wino_filter(h->fwd, w, s->ic, s->oc, false);
+	else if (h->polyphase)
+		cpu->k->poly_filter(h->fwd, w, &h->direct, false);
 	else if (h->direct_fwd)
 		cpu->k->direct_filter(h->fwd, w, &h->direct, false);
 	else if (h->image_fwd)
@@ -312,6 +320,8 @@ static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 		dnn_conv_prepare(h->dnn, CONV_FWD, h->fwd, w);
 	if (h->wino_dgrad)
 		cpu->k->wino_filter(h->dgrad, w, s->oc, s->ic, true);
+	else if (h->polyphase && h->dgrad)
+		cpu->k->poly_filter(h->dgrad, w, &h->direct, true);
 	else if (h->direct_dgrad)
 		cpu->k->direct_filter(h->dgrad, w, &h->direct, true);
 	else if (h->image_dgrad)

@@ -95,6 +95,55 @@ static void test_winograd(const struct kernels *k, int c, int o, int h, int w, i
 	free(image), free(wt), free(bias), free(turned), free(want), free(wf), free(bf), free(u), free(scratch), free(x), free(y);
 }
 
+/* Stride 2: forward, and both gradients, of n images. */
+static void test_polyphase(const struct kernels *k, int c, int o, int h, int w, int pad, int n)
+{
+	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, pad);
+	int oh = (h + 2 * pad - 3) / 2 + 1, ow = (w + 2 * pad - 3) / 2 + 1;
+	struct direct_shape s = { c, o, h, w, oh, ow, 3, 2, pad };
+	int64_t ip = (int64_t)h * w, op = (int64_t)oh * ow, xs = pad8(c) * ip, ys = pad8(o) * op;
+	size_t nw = (size_t)o * c * 9, nu = poly_filter_floats(&s, false), nb = poly_filter_floats(&s, true);
+	double *wt = random_doubles(&r, nw), *bias = random_doubles(&r, pad8(o)), *want = ecalloc(o * op + c * ip, sizeof *want);
+	float *wf = ealigned(nw, 4), *bf = block(bias, o, 1), *u = ealigned(nu > nb ? nu : nb, 4);
+	float *x = ealigned(n * xs, 4), *y = ealigned(n * ys, 4), *dy = ealigned(n * ys, 4), *dx = ealigned(n * xs, 4);
+	float *dw = ealigned((size_t)pad8(o) * c * 9, 4), *want_dw = ealigned((size_t)pad8(o) * c * 9, 4);
+	float *scratch = ealigned(poly_scratch_floats(&s), 4);
+	double **xd = ecalloc(n, sizeof *xd), **dyd = ecalloc(n, sizeof *dyd), err[3] = { 0 }, top = 0;
+	char what[128];
+
+	for (size_t i = 0; i < nw; i++)
+		wf[i] = wt[i];
+	for (int i = 0; i < n; i++) {
+		float *a = block(xd[i] = random_doubles(&r, c * ip), c, ip), *b = block(dyd[i] = random_doubles(&r, o * op), o, op);
+		memcpy(x + i * xs, a, xs * 4);
+		memcpy(dy + i * ys, b, ys * 4);
+		k->conv_wgrad(want_dw, a, b, c, h, w, false, pad8(o) / 8, oh, ow, 3, 2, pad);
+		free(a), free(b);
+	}
+	k->poly_filter(u, wf, &s, false);
+	k->poly_conv(y, x, u, bf, scratch, n, &s);
+	k->poly_filter(u, wf, &s, true);
+	k->poly_dgrad(dx, dy, u, scratch, n, &s);
+	k->poly_wgrad(dw, x, dy, scratch, n, &s);
+	for (int i = 0; i < n; i++) {
+		ref_conv(want, xd[i], wt, bias, c, h, w, o, oh, ow, 3, 2, pad);
+		err[0] = fmax(err[0], differ(y + i * ys, want, o, op));
+		ref_conv_dgrad(want, dyd[i], wt, c, h, w, o, oh, ow, 3, 2, pad);
+		err[1] = fmax(err[1], differ(dx + i * xs, want, c, ip));
+		free(xd[i]), free(dyd[i]);
+	}
+	for (size_t i = 0; i < (size_t)pad8(o) * c * 9; i++)
+		err[2] = fmax(err[2], fabs((double)dw[i] - want_dw[i])), top = fmax(top, fabs(want_dw[i]));
+	err[2] /= top;
+	for (int j = 0; j < 3; j++) {
+		snprintf(what, sizeof what, "polyphase %s %d->%d %dx%d pad %d, %d images",
+		    (const char *[]){ "forward", "input gradient", "weight gradient" }[j], c, o, h, w, pad, n);
+		report(err[j] < 2e-5, what, k->isa, err[j]);
+	}
+	free(wt), free(bias), free(want), free(wf), free(bf), free(u), free(x), free(y), free(dy), free(dx), free(dw);
+	free(want_dw), free(scratch), free(xd), free(dyd);
+}
+
 static void test_image_dgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad)
 {
 	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
@@ -393,6 +442,11 @@ int main(void)
 		test_winograd(k, 13, 3, 10, 10, 2, 2, true);
 		test_winograd(k, 300, 7, 3, 3, 0, 1, false);
 		test_winograd(k, 16, 32, 1, 1, 1, 5, false);
+		test_polyphase(k, 16, 32, 32, 32, 1, 2);
+		test_polyphase(k, 51, 103, 8, 8, 1, 9);
+		test_polyphase(k, 13, 7, 15, 11, 1, 3);
+		test_polyphase(k, 24, 16, 9, 14, 0, 2);
+		test_polyphase(k, 8, 40, 10, 7, 2, 1);
 		test_image_dgrad(k, 3, 64, 32, 32, 3, 1, 1);
 		test_image_dgrad(k, 1, 20, 28, 28, 3, 1, 3);
 		test_image_dgrad(k, 3, 64, 33, 37, 7, 2, 3);
