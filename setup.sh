@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs the packages that building and running (run) or the tests besides (check) need and that are missing, where
-# this user may; else says what to type. Quick when nothing is missing.
-# usage: setup.sh run|check
+# Installs the packages that building and running (run), or the tests (check) or the benchmark (bench) besides, need and
+# that are missing, where this user may; else says what to type. Quick when nothing is missing.
+# usage: setup.sh run|check|bench
 set -eu
 
 cd "$(dirname "$0")"
@@ -22,6 +22,7 @@ GNU-parallel parallel'
 check='bats bats
 mandoc mandoc
 shellcheck shellcheck
+valgrind valgrind
 zstd zstd
 xz xz-utils
 NumPy python3-numpy
@@ -30,7 +31,11 @@ msgpack-numpy python3-msgpack-numpy
 Pillow python3-pil
 xxHash-for-Python python3-xxhash'
 # For the two PyTorch scripts of the README alone; their tests are left out where it cannot be had.
-optional='torchvision python3-torchvision'
+optional='torchvision python3-torchvision' without='two tests are left out' noted=build/setup.no-torch
+# PyTorch comes into a virtual environment of its own, and compiles what it is told to.
+bench='virtual-environments python3-venv
+C++-compiler g++
+Python-headers python3-dev'
 
 say()
 {
@@ -87,8 +92,9 @@ check)
 	need="$run
 $check"
 	;;
+bench) need=$run optional=$bench without='PyTorch, or some variants of it, are left out' noted=build/setup.no-peer ;;
 *)
-	echo "usage: setup.sh run|check" >&2
+	echo "usage: setup.sh run|check|bench" >&2
 	exit 2
 	;;
 esac
@@ -107,7 +113,7 @@ fi
 todo=$(missing "$need")
 # Nobody is made to wait twice for what could not be had.
 extra=
-if [ -n "$optional" ] && [ ! -e build/setup.no-torch ]; then
+if [ -n "$optional" ] && [ ! -e "$noted" ]; then
 	extra=$(missing "$optional")
 fi
 [ -n "$todo$extra" ] || exit 0
@@ -117,7 +123,7 @@ if [ "$(id -u)" -ne 0 ] && ! sudo -n true 2>/dev/null; then
 		echo "    sudo apt-get install --no-install-recommends $todo$extra" >&2
 		exit 1
 	fi
-	say "without $extra(sudo apt-get install --no-install-recommends $extra) two tests are left out"
+	say "without $extra(sudo apt-get install --no-install-recommends $extra) $without"
 	exit 0
 fi
 say "installing $todo$extra"
@@ -130,8 +136,8 @@ fi
 if [ -n "$extra" ]; then
 	# shellcheck disable=SC2086 # words
 	apt -qq -y --no-install-recommends install $extra || {
-		say "$extra could not be installed; two tests are left out"
+		say "$extra could not be installed; $without"
 		mkdir -p build
-		: >build/setup.no-torch
+		: >"$noted"
 	}
 fi
