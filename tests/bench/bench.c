@@ -1,12 +1,17 @@
-/* Times the hot workloads of one machine: seconds a step, median of several, after one warm-up.
- * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] [WORKLOAD…] prints tab-separated lines: name, seconds, GFLOP/s (as a
- * direct convolution counts them), megabytes of features. The workload "peak" prints what the machine can do: an FMA loop,
- * and a triad's GB/s. -d: the first step's results, f32, of weights and images that peer.py makes by the same formula:
- * logits, then the gradient of the images or of all parameters in the order of their names. */
+/* Times the hot workloads of one machine: median seconds of a step of several, after one warm-up.
+ *
+ * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD… prints a line of tabs for each: name, median and least seconds,
+ * GFLOP of a step as direct convolutions count them, GB that its layers' maps are, read and written once a pass, and MB that
+ * the process has taken at most (one workload a process, or it is that of the largest so far). "NAME none": this engine
+ * has no such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's GFLOP/s and a triad's GB/s.
+ * -l lists the usual workloads. -d: the first step's results, f32, of weights and images that peer.py makes by the same
+ * formula: logits, then the gradient of the images or of all parameters in the order of their names.
+ */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "../../lib/loss.h"
@@ -15,36 +20,71 @@
 #include "../../lib/plan.h"
 #include "../../lib/prune.h"
 #include "../../lib/rng.h"
+#include "peak.h"
 
-/* PURPOSE-ARCH-IMAGESxSIDE. ARCH may end in "-pruned": a share of 0.19 of its channels is gone, at random. */
+/* {synth,train,eval}-ARCH-IMAGESxSIDE, label-ARCH-TEACHERSxIMAGESxSIDE, each with "-bf16" behind in half precision. ARCH
+ * may end in "-pruned": a share of 0.19 of its channels is gone, at random. */
 static const char *const usual[] = {
-	"synth-convnet3-128-100x32", "synth-resnet18-small-50x32", "synth-resnet18-small-pruned-50x32",
+	"synth-convnet3-128-100x32", "synth-resnet18-small-50x32", "synth-resnet18-small-100x64",
+	"synth-resnet18-small-pruned-50x32", "synth-resnet18-small-pruned-100x64",
 	"train-convnet3-128-100x32", "train-convnet3-128-in-100x32", "train-resnet18-small-128x32",
-	"eval-convnet3-128-100x32", "eval-resnet18-small-100x32",
+	"label-convnet3-128-8x100x32", "eval-convnet3-128-100x32", "eval-resnet18-small-100x32",
+	"synth-convnet3-128-100x32-bf16", "synth-resnet18-small-50x32-bf16",
 };
+
+enum { CLASSES = 10 };
 
 struct workload {
 	const char *name;
 	char arch[64];
-	int batch, side;
+	int teachers, batch, side;
 	enum purpose purpose;
-	bool pruned;
+	bool label, pruned, half;
+};
+
+/* Everything that a step works on. */
+struct bench {
+	struct workload w;
+	struct net *net;
+	struct weights *weights;  /* (teachers) */
+	struct plan **plan;       /* (teachers), one after the other in one workspace, as softlabel's */
+	struct workspace *ws;
+	size_t pixels, nlogits;
+	float *x, *dx;            /* (batch,3,side,side) */
+	float *logits, *dlogits;  /* (batch,CLASSES) */
+	double *sum;              /* (batch,CLASSES) of all teachers */
+	float *dtheta;            /* (ntheta) */
+	int64_t *label;           /* (batch) */
+	struct layer_stats *stats; /* (taps): what synthesis is to match, zeros */
+	struct optim opt;
 };
 
 static struct workload parse(const char *name)
 {
-	static const char *const purpose[] = { "eval-", "synth-", "train-" };
-	struct workload w = { .name = name };
-	const char *arch = strchr(name, '-'), *size = strrchr(name, '-');
+	static const char *const purpose[] = { "eval-", "synth-", "train-", "label-" };
+	struct workload w = { .name = name, .teachers = 1 };
+	char *s = estrdup(name), *arch = strchr(s, '-'), *tail;
+	int is = -1, len = strlen(s);
 
+	if (len > 5 && !strcmp(s + len - 5, "-bf16")) {
+		w.half = true;
+		s[len - 5] = '\0';
+	}
 	for (size_t i = 0; i < LEN(purpose); i++)
-		if (!strncmp(name, purpose[i], strlen(purpose[i])))
-			w.purpose = i, w.batch = -1;
-	if (w.batch == 0 || size <= arch || size - arch > 63 || sscanf(size, "-%dx%d", &w.batch, &w.side) != 2 ||
-	    w.batch < 1 || w.side < 1)
-		usage("%s: {synth,train,eval}-ARCH-IMAGESxSIDE expected", name);
-	snprintf(w.arch, sizeof w.arch, "%.*s", (int)(size - arch - 1), arch + 1);
-	char *tail = strstr(w.arch, "-pruned");
+		if (!strncmp(s, purpose[i], strlen(purpose[i])))
+			is = i;
+	tail = strrchr(s, '-');
+	w.label = is == 3;
+	w.purpose = w.label ? PLAN_EVAL : is;
+	len = 0;
+	if (is < 0 || tail <= arch || tail - arch > 63 || (w.label
+			? sscanf(tail, "-%dx%dx%d%n", &w.teachers, &w.batch, &w.side, &len) != 3
+			: sscanf(tail, "-%dx%d%n", &w.batch, &w.side, &len) != 2) ||
+		tail[len] || w.teachers < 1 || w.batch < 1 || w.side < 1)
+		usage("%s: {synth,train,eval}-ARCH-IMAGESxSIDE or label-ARCH-TEACHERSxIMAGESxSIDE expected", name);
+	snprintf(w.arch, sizeof w.arch, "%.*s", (int)(tail - arch - 1), arch + 1);
+	free(s);
+	tail = strstr(w.arch, "-pruned");
 	if (tail && !tail[7]) {
 		w.pruned = true;
 		*tail = '\0';
@@ -91,17 +131,19 @@ static uint32_t hash(const char *s) /* FNV-1a */
 	return h;
 }
 
-/* Weights as He would have them, norms near 1 and 0. */
-static void fill_weights(const struct net *net, struct weights *w)
+/* Weights as He would have them, norms near 1 and 0; teachers differ. */
+static void fill_weights(const struct net *net, struct weights *w, int teacher)
 {
 	for (int i = 0; i < net->nparam; i++) {
 		const struct param *p = &net->param[i];
 		bool heavy = op_weighs(net->node[p->node].op) && p->role == P_WEIGHT, one = p->role == P_WEIGHT || p->role == P_VAR;
 		double size = heavy ? sqrt(6.0 * p->shape[0] / p->count) : 0.1;
+		char *name = teacher ? eprintf_str("%d/%s", teacher, p->name) : estrdup(p->name);
 		float *x = weights_param(net, w, i);
 
 		for (size_t j = 0; j < p->count; j++)
-			x[j] = (!heavy && one) + size * formula(hash(p->name), j);
+			x[j] = (!heavy && one) + size * formula(hash(name), j);
+		free(name);
 	}
 }
 
@@ -110,27 +152,136 @@ static int by_name(const void *a, const void *b)
 	return strcmp((*(const struct param *const *)a)->name, (*(const struct param *const *)b)->name);
 }
 
-/* Results of the first step. */
-static void dump(const char *path, const struct net *net, const float *logits, size_t nlogits, const float *dx, size_t pixels,
-    const float *dtheta)
+static struct bench setup(struct workload w)
 {
-	const struct param **by = ecalloc(net->nparam + 1, sizeof *by);
+	char err[ERRLEN];
+	int chw[3] = { 3, w.side, w.side };
+	struct bench b = { .w = w, .ws = ws_new() };
+
+	b.net = net_arch(w.arch, chw, CLASSES, err);
+	if (b.net && w.pruned)
+		b.net = pruned(b.net, err);
+	if (!b.net)
+		die("%s: %s", w.name, err);
+	b.pixels = 3 * (size_t)w.side * w.side * w.batch;
+	b.nlogits = (size_t)w.batch * CLASSES;
+	b.weights = ecalloc(w.teachers, sizeof *b.weights);
+	b.plan = ecalloc(w.teachers, sizeof *b.plan);
+	for (int t = 0; t < w.teachers; t++) {
+		b.weights[t] = weights_new(b.net);
+		fill_weights(b.net, &b.weights[t], t);
+		b.plan[t] = plan_new(b.net, (struct plan_opts){ .purpose = w.purpose, .batch = w.batch }, err);
+		if (!b.plan[t])
+			die("%s: %s", w.name, err);
+		plan_bind(b.plan[t], b.ws);
+		plan_load(b.plan[t], &b.weights[t]);
+	}
+	b.x = ealigned(b.pixels, sizeof *b.x), b.dx = ealigned(b.pixels, sizeof *b.dx);
+	b.logits = ealigned(b.nlogits, sizeof *b.logits), b.dlogits = ealigned(b.nlogits, sizeof *b.dlogits);
+	b.sum = ealigned(b.nlogits, sizeof *b.sum), b.dtheta = ealigned(b.net->ntheta, sizeof *b.dtheta);
+	b.label = ecalloc(w.batch, sizeof *b.label);
+	for (size_t i = 0; i < b.pixels; i++)
+		b.x[i] = 1.7 * formula(hash("images"), i);
+	for (int i = 0; i < w.batch; i++)
+		b.label[i] = i % CLASSES;
+	b.opt = w.purpose == PLAN_TRAIN ? optim_new(OPT_SGD, b.net->ntheta) : optim_new(OPT_ADAM, b.pixels);
+	b.opt.momentum = 0.9;
+	b.stats = ecalloc(plan_ntaps(b.plan[0]) + 1, sizeof *b.stats);
+	for (int l = 0; l < plan_ntaps(b.plan[0]); l++) {
+		b.stats[l].c = plan_tap(b.plan[0], l)->c;
+		b.stats[l].mean = ealigned(b.stats[l].c, 4);
+		b.stats[l].var = ealigned(b.stats[l].c, 4);
+	}
+	return b;
+}
+
+static void teardown(struct bench *b)
+{
+	for (int t = 0; t < b->w.teachers; t++) {
+		plan_free(b->plan[t]);
+		weights_free(&b->weights[t]);
+	}
+	for (int l = 0; b->stats[l].c; l++)
+		free(b->stats[l].mean), free(b->stats[l].var);
+	optim_free(&b->opt);
+	ws_free(b->ws);
+	net_free(b->net);
+	free(b->weights), free(b->plan), free(b->stats);
+	free(b->x), free(b->dx), free(b->logits), free(b->dlogits), free(b->sum), free(b->dtheta), free(b->label);
+}
+
+static void step(struct bench *b)
+{
+	struct plan *p = b->plan[0];
+	int n = b->w.batch;
+
+	plan_forward(p, n, b->x, b->logits);
+	if (b->w.purpose != PLAN_EVAL)
+		loss_ce(b->logits, b->label, n, CLASSES, b->dlogits);
+	if (b->w.purpose == PLAN_SYNTH) {
+		for (int l = 0; l < plan_ntaps(p); l++)
+			match_layer(plan_tap(p, l), &b->stats[l], b->label, n, 0, l ? 1 : 10, 1);
+		plan_backward(p, n, b->dlogits, b->dx, NULL);
+		optim_step(&b->opt, b->x, b->dx, 1e-3, NULL, NULL, NULL);
+	} else if (b->w.purpose == PLAN_TRAIN) {
+		plan_backward(p, n, b->dlogits, NULL, b->dtheta);
+		plan_update_running(p, n, &b->weights[0], BN_MOMENTUM);
+		optim_step(&b->opt, b->weights[0].theta, b->dtheta, 1e-3, NULL, NULL, NULL);
+		plan_load(p, &b->weights[0]);
+	}
+}
+
+/* The mean logits of all teachers, as softlabel makes them. */
+static void label(struct bench *b)
+{
+	memset(b->sum, 0, b->nlogits * sizeof *b->sum);
+	for (int t = 0; t < b->w.teachers; t++) {
+		plan_forward(b->plan[t], b->w.batch, b->x, b->logits);
+		for (size_t i = 0; i < b->nlogits; i++) {
+			if (!isfinite(b->logits[i]))
+				die("%s: teacher %d: a logit is not finite", b->w.name, t);
+			b->sum[i] += b->logits[i];
+		}
+	}
+	for (size_t i = 0; i < b->nlogits; i++)
+		b->logits[i] = b->sum[i] / b->w.teachers;
+}
+
+static void dump(const char *path, const struct bench *b)
+{
+	const struct param **by = ecalloc(b->net->nparam + 1, sizeof *by);
 	FILE *f = fopen(path, "wb");
 
 	if (!f)
 		die("%s:", path);
-	fwrite(logits, sizeof *logits, nlogits, f);
-	if (dx)
-		fwrite(dx, sizeof *dx, pixels, f);
-	for (int i = 0; i < net->nparam; i++)
-		by[i] = &net->param[i];
-	qsort(by, net->nparam, sizeof *by, by_name);
-	for (int i = 0; dtheta && i < net->nparam; i++)
+	fwrite(b->logits, sizeof *b->logits, b->nlogits, f);
+	if (b->w.purpose == PLAN_SYNTH)
+		fwrite(b->dx, sizeof *b->dx, b->pixels, f);
+	for (int i = 0; i < b->net->nparam; i++)
+		by[i] = &b->net->param[i];
+	qsort(by, b->net->nparam, sizeof *by, by_name);
+	for (int i = 0; b->w.purpose == PLAN_TRAIN && i < b->net->nparam; i++)
 		if (by[i]->role == P_WEIGHT || by[i]->role == P_BIAS)
-			fwrite(dtheta + by[i]->offset, sizeof *dtheta, by[i]->count, f);
+			fwrite(b->dtheta + by[i]->offset, sizeof *b->dtheta, by[i]->count, f);
 	if (fclose(f))
 		die("%s:", path);
 	free(by);
+}
+
+static double map_floats(const struct node *n)
+{
+	return (double)n->c * n->h * n->w;
+}
+
+/* GB of all convolutions' and linears' inputs and outputs, of one pass. */
+static double map_gb(const struct net *net, int batch)
+{
+	double floats = 0;
+
+	for (int i = 0; i < net->nnode; i++)
+		if (op_weighs(net->node[i].op))
+			floats += map_floats(&net->node[net->node[i].in[0]]) + map_floats(&net->node[i]);
+	return 4e-9 * batch * floats;
 }
 
 static int by_value(const void *a, const void *b)
@@ -140,161 +291,67 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void measure(struct workload w, int repeats, int verbose, const char *results)
+static void measure(struct workload w, int repeats, bool verbose, const char *results)
 {
-	char err[ERRLEN];
-	int chw[3] = { 3, w.side, w.side };
-	size_t per = 3 * (size_t)w.side * w.side, pixels = per * w.batch;
-	struct net *net = net_arch(w.arch, chw, 10, err);
-	if (net && w.pruned)
-		net = pruned(net, err);
-	struct plan *p = net ? plan_new(net, (struct plan_opts){ .purpose = w.purpose, .batch = w.batch }, err) : NULL;
-	struct workspace *ws = ws_new();
-	struct weights wt;
-	float *x = ealigned(pixels, 4), *dx = ealigned(pixels, 4), *logits = ealigned(w.batch * 10, 4);
-	float *dlogits = ealigned(w.batch * 10, 4), *dtheta;
-	int64_t *label = ecalloc(w.batch, sizeof *label);
+	struct bench b = setup(w);
 	double *t = ecalloc(repeats, sizeof *t);
-	int passes = w.purpose == PLAN_EVAL ? 1 : w.purpose == PLAN_SYNTH ? 2 : 3;
+	int passes = w.purpose == PLAN_TRAIN ? 3 : w.purpose == PLAN_SYNTH ? 2 : w.teachers;
+	struct rusage used;
 
-	if (!p)
-		die("%s: %s", w.name, err);
-	wt = weights_new(net);
-	fill_weights(net, &wt);
-	dtheta = ealigned(net->ntheta, 4);
-	for (size_t i = 0; i < pixels; i++)
-		x[i] = 1.7 * formula(hash("images"), i);
-	for (int i = 0; i < w.batch; i++)
-		label[i] = i % 10;
-	plan_bind(p, ws);
-	plan_load(p, &wt);
-	struct optim o = w.purpose == PLAN_TRAIN ? optim_new(OPT_SGD, net->ntheta) : optim_new(OPT_ADAM, pixels);
-	o.momentum = 0.9;
-	struct layer_stats *ls = ecalloc(plan_ntaps(p) + 1, sizeof *ls);
-	for (int l = 0; l < plan_ntaps(p); l++) {
-		ls[l].c = plan_tap(p, l)->c;
-		ls[l].mean = ealigned(ls[l].c, 4);
-		ls[l].var = ealigned(ls[l].c, 4);
-	}
 	for (int i = -1; i < repeats; i++) {
 		double start = now();
-		plan_forward(p, w.batch, x, logits);
-		if (w.purpose != PLAN_EVAL)
-			loss_ce(logits, label, w.batch, 10, dlogits);
-		if (w.purpose == PLAN_SYNTH) {
-			for (int l = 0; l < plan_ntaps(p); l++)
-				match_layer(plan_tap(p, l), &ls[l], label, w.batch, 0, l ? 1 : 10, 1);
-			plan_backward(p, w.batch, dlogits, dx, NULL);
-			optim_step(&o, x, dx, 1e-3, NULL, NULL, NULL);
-		} else if (w.purpose == PLAN_TRAIN) {
-			plan_backward(p, w.batch, dlogits, NULL, dtheta);
-			plan_update_running(p, w.batch, &wt, BN_MOMENTUM);
-			optim_step(&o, wt.theta, dtheta, 1e-3, NULL, NULL, NULL);
-			plan_load(p, &wt);
-		}
+
+		if (w.label)
+			label(&b);
+		else
+			step(&b);
 		if (i >= 0)
 			t[i] = now() - start;
 		else if (results)
-			dump(results, net, logits, w.batch * 10, w.purpose == PLAN_SYNTH ? dx : NULL, pixels,
-			    w.purpose == PLAN_TRAIN ? dtheta : NULL);
+			dump(results, &b);
 	}
 	if (verbose)
-		plan_describe(p);
+		plan_describe(b.plan[0]);
 	qsort(t, repeats, sizeof *t, by_value);
-	printf("%s\t%.4f\t%.1f\t%.1f\n", w.name, t[repeats / 2], 2e-9 * passes * net_macs(net) * w.batch / t[repeats / 2],
-	    ws_bytes(ws) / 1e6);
-	fflush(stdout);
-	plan_free(p);
-	ws_free(ws);
-	weights_free(&wt);
-	net_free(net);
-	free(x), free(dx), free(logits), free(dlogits), free(dtheta), free(label), free(t);
-	for (int l = 0; ls[l].c; l++)
-		free(ls[l].mean), free(ls[l].var);
-	free(ls);
-	optim_free(&o);
-}
-
-#if defined __x86_64__
-/* Twelve chains of multiply-adds on eight floats each, enough to hide their latency: 192 operations a round. */
-__attribute__((target("avx2,fma"))) static float fma_loop(int64_t rounds)
-{
-	typedef float v8 __attribute__((vector_size(32)));
-	v8 a[12], x = { 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f, 0.999999f }, y = x * 1e-6f;
-	float sum = 0;
-
-	for (int i = 0; i < 12; i++)
-		a[i] = x * (float)i;
-	for (int64_t r = 0; r < rounds; r++) {
-		_Pragma("GCC unroll 12")
-		for (int i = 0; i < 12; i++)
-			a[i] = a[i] * x + y;
-	}
-	for (int i = 0; i < 12; i++)
-		sum += a[i][0];
-	return sum;
-}
-#else
-static float fma_loop(int64_t rounds)
-{
-	float a[12] = { 0 }, sum = 0;
-
-	for (int64_t r = 0; r < rounds * 8; r++)
-		for (int i = 0; i < 12; i++)
-			a[i] = a[i] * 0.999999f + 1e-6f;
-	for (int i = 0; i < 12; i++)
-		sum += a[i];
-	return sum;
-}
-#endif
-
-/* The best of several: what the processor can do, not what it did while others used it. */
-static void peak(int repeats)
-{
-	enum { ROUNDS = 20000000, FLOATS = 1 << 24 };
-	float *a = ealigned(FLOATS, 4), *b = ealigned(FLOATS, 4), *c = ealigned(FLOATS, 4);
-	double fma = 1e9, triad = 1e9;
-	volatile float sink;
-
-	for (int i = 0; i < repeats + 1; i++) {
-		double start = now(), sum = 0;
-		#pragma omp parallel num_threads(get_threads()) reduction(+ : sum)
-		sum += fma_loop(ROUNDS);
-		fma = fmin(fma, now() - start);
-		sink = sum;
-		start = now();
-		#pragma omp parallel for num_threads(get_threads())
-		for (int j = 0; j < FLOATS; j++)
-			a[j] = b[j] + 3 * c[j];
-		triad = fmin(triad, now() - start);
-		sink = a[i];
-	}
-	(void)sink;
-	printf("peak-fma\t%.4f\t%.1f\t0\n", fma, 192e-9 * ROUNDS * get_threads() / fma);
-	printf("peak-triad\t%.4f\t%.1f\t%.1f\n", triad, 12e-9 * FLOATS / triad, 12e-6 * FLOATS);
-	free(a), free(b), free(c);
+	getrusage(RUSAGE_SELF, &used);
+	printf("%s\t%.6f\t%.6f\t%.4f\t%.4f\t%.1f\n", w.name, t[repeats / 2], t[0], 2e-9 * passes * net_macs(b.net) * w.batch,
+		passes * map_gb(b.net, w.batch), used.ru_maxrss * 1.024e-3);
+	free(t);
+	teardown(&b);
 }
 
 int main(int argc, char **argv)
 {
-	int c, repeats = 5, verbose = 0;
+	int c, repeats = 5;
+	bool verbose = false;
 	const char *results = NULL;
 
 	progname = "bench";
-	while ((c = getopt(argc, argv, "t:r:d:v")) != -1)
+	while ((c = getopt(argc, argv, "t:r:d:lv")) != -1)
 		switch (c) {
-		case 't': set_threads(eint("-t", optarg, 1, 1024)); break;
+		case 't': set_threads(eint("-t", optarg, 1, MAX_THREADS)); break;
 		case 'r': repeats = eint("-r", optarg, 1, 1000); break;
 		case 'd': results = optarg; break;
-		case 'v': verbose = 1; break;
-		default: usage("usage: bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] [WORKLOAD...]");
+		case 'l':
+			for (size_t i = 0; i < LEN(usual); i++)
+				puts(usual[i]);
+			break;
+		case 'v': verbose = true; break;
+		default: usage("usage: bench [-lv] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD...");
 		}
-	for (size_t i = 0; optind == argc && i < LEN(usual); i++)
-		measure(parse(usual[i]), repeats, verbose, NULL);
-	for (; optind < argc; optind++)
-		if (!strcmp(argv[optind], "peak"))
-			peak(repeats);
-		else
-			measure(parse(argv[optind]), repeats, verbose, results);
+	for (; optind < argc; optind++) {
+		if (!strcmp(argv[optind], "peak")) {
+			printf("peak\t%.2f\t%.2f\n", peak_fma(repeats), peak_triad(repeats));
+		} else {
+			struct workload w = parse(argv[optind]);
+
+			if (w.half)
+				printf("%s\tnone\n", w.name);
+			else
+				measure(w, repeats, verbose, results);
+		}
+		fflush(stdout);
+	}
+	eflush();
 	return 0;
 }
