@@ -4,10 +4,12 @@
 
 #include "cpu.h"
 
-enum algo { NOTHING, WINOGRAD, DEPTHWISE, DIRECT, IMAGE, IMAGE_BACK, IMAGE_WGRAD, LIBRARY, LINEAR, EPILOGUE, ACT, SOLO };
+enum algo {
+	NOTHING, WINOGRAD, POLYPHASE, DEPTHWISE, DIRECT, IMAGE, IMAGE_BACK, IMAGE_WGRAD, LIBRARY, LINEAR, EPILOGUE, ACT, SOLO
+};
 /* Ours, each followed by the instruction set. */
-static const char *const algo_name[] = { [WINOGRAD] = "winograd", [DEPTHWISE] = "depthwise", [DIRECT] = "direct",
-	[IMAGE] = "image", [IMAGE_BACK] = "image_back", [IMAGE_WGRAD] = "image_wgrad", [LINEAR] = "linear",
+static const char *const algo_name[] = { [WINOGRAD] = "winograd", [POLYPHASE] = "polyphase", [DEPTHWISE] = "depthwise",
+	[DIRECT] = "direct", [IMAGE] = "image", [IMAGE_BACK] = "image_back", [IMAGE_WGRAD] = "image_wgrad", [LINEAR] = "linear",
 	[EPILOGUE] = "epilogue", [ACT] = "act" };
 
 static enum algo solo_algo(const struct plan *p, const struct stage *s, enum part part)
@@ -25,13 +27,14 @@ static enum algo conv_algo(const struct plan *p, const struct head *h, enum part
 {
 	switch (part) {
 	case PART_FORWARD:
-		return h->wino_fwd ? WINOGRAD : h->depthwise ? DEPTHWISE : h->direct_fwd ? DIRECT : h->image_fwd ? IMAGE : LIBRARY;
+		return h->wino_fwd ? WINOGRAD : h->polyphase ? POLYPHASE : h->depthwise ? DEPTHWISE : h->direct_fwd ? DIRECT
+		    : h->image_fwd ? IMAGE : LIBRARY;
 	case PART_DGRAD:
-		return !h->dgrad ? NOTHING : h->wino_dgrad ? WINOGRAD : h->direct_dgrad ? DIRECT : h->depthwise ? DEPTHWISE
-		    : h->image_back ? IMAGE_BACK : h->image_dgrad ? IMAGE : LIBRARY;
+		return !h->dgrad ? NOTHING : h->wino_dgrad ? WINOGRAD : h->polyphase ? POLYPHASE : h->direct_dgrad ? DIRECT
+		    : h->depthwise ? DEPTHWISE : h->image_back ? IMAGE_BACK : h->image_dgrad ? IMAGE : LIBRARY;
 	case PART_WGRAD:
-		return p->opts.purpose != PLAN_TRAIN ? NOTHING : h->wino_wgrad ? WINOGRAD : h->image_wgrad ? IMAGE_WGRAD
-		    : h->depthwise ? DEPTHWISE : h->own_wgrad ? DIRECT : LIBRARY;
+		return p->opts.purpose != PLAN_TRAIN ? NOTHING : h->wino_wgrad ? WINOGRAD : h->polyphase ? POLYPHASE
+		    : h->image_wgrad ? IMAGE_WGRAD : h->depthwise ? DEPTHWISE : h->own_wgrad ? DIRECT : LIBRARY;
 	default:
 		return NOTHING;
 	}
@@ -123,6 +126,9 @@ static struct work conv_work(const struct head *h, enum algo a, enum part part)
 	case WINOGRAD: /* 36 products a tile of 4x4 outputs */
 		return (struct work){ 36 * tiles * (back ? s->oc * ic : s->ic * oc), part == PART_WGRAD ? h->ndw
 		    : wino_filter_floats(back ? s->oc : s->ic, back ? s->ic : s->oc), READS_DX };
+	case POLYPHASE:
+		return (struct work){ poly_products(&h->direct, back) * (back ? s->oc * ic : s->ic * oc), part == PART_WGRAD ? h->ndw
+		    : poly_filter_floats(&h->direct, back), READS_DX };
 	case DEPTHWISE:
 		return (struct work){ inside * oc, oc * kk, READS_DX };
 	case DIRECT:
