@@ -1,9 +1,9 @@
 /* Times the hot workloads of one machine: median seconds of a step of several, after one warm-up.
  *
- * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD… prints a line of tabs for each: name, median and least seconds,
- * GFLOP of a step as direct convolutions count them, GB that its layers' maps are, read and written once a pass, and MB that
- * the process has taken at most (one workload a process, or it is that of the largest so far). "NAME none": this engine
- * has no such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's GFLOP/s and a triad's GB/s.
+ * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD… prints a line of tabs for each: name, median and least seconds;
+ * of a step, GFLOP as direct convolutions count them, GFLOP that are done, and GB that must be read and written; MB that the
+ * process has taken at most (one workload a process, or it is that of the largest so far). "NAME none": this engine has no
+ * such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's GFLOP/s and a triad's GB/s.
  * -l lists the usual workloads. -d: the first step's results, f32, of weights and images that peer.py makes by the same
  * formula: logits, then the gradient of the images or of all parameters in the order of their names.
  */
@@ -268,20 +268,18 @@ static void dump(const char *path, const struct bench *b)
 	free(by);
 }
 
-static double map_floats(const struct node *n)
+/* What one plan does in a step, as it says itself: multiply-adds, bytes that must be read and written. */
+static struct cost cost_of(const struct plan *p, int stages)
 {
-	return (double)n->c * n->h * n->w;
-}
+	struct cost sum = { 0 };
 
-/* GB of all convolutions' and linears' inputs and outputs, of one pass. */
-static double map_gb(const struct net *net, int batch)
-{
-	double floats = 0;
-
-	for (int i = 0; i < net->nnode; i++)
-		if (op_weighs(net->node[i].op))
-			floats += map_floats(&net->node[net->node[i].in[0]]) + map_floats(&net->node[i]);
-	return 4e-9 * batch * floats;
+	for (int i = 0; i < stages; i++)
+		for (enum part part = 0; part < PARTS; part++) {
+			struct cost c = plan_cost(p, i, part);
+			sum.madds += c.madds;
+			sum.bytes += c.bytes;
+		}
+	return sum;
 }
 
 static int by_value(const void *a, const void *b)
@@ -296,6 +294,7 @@ static void measure(struct workload w, int repeats, bool verbose, const char *re
 	struct bench b = setup(w);
 	double *t = ecalloc(repeats, sizeof *t);
 	int passes = w.purpose == PLAN_TRAIN ? 3 : w.purpose == PLAN_SYNTH ? 2 : w.teachers;
+	struct cost cost = cost_of(b.plan[0], b.net->nnode); /* past its last stage nothing costs anything */
 	struct rusage used;
 
 	for (int i = -1; i < repeats; i++) {
@@ -314,8 +313,9 @@ static void measure(struct workload w, int repeats, bool verbose, const char *re
 		plan_describe(b.plan[0]);
 	qsort(t, repeats, sizeof *t, by_value);
 	getrusage(RUSAGE_SELF, &used);
-	printf("%s\t%.6f\t%.6f\t%.4f\t%.4f\t%.1f\n", w.name, t[repeats / 2], t[0], 2e-9 * passes * net_macs(b.net) * w.batch,
-		passes * map_gb(b.net, w.batch), used.ru_maxrss * 1.024e-3);
+	printf("%s\t%.6f\t%.6f\t%.4f\t%.4f\t%.4f\t%.1f\n", w.name, t[repeats / 2], t[0],
+		2e-9 * passes * net_macs(b.net) * w.batch, 2e-9 * w.teachers * cost.madds, 1e-9 * w.teachers * cost.bytes,
+		used.ru_maxrss * 1.024e-3);
 	free(t);
 	teardown(&b);
 }

@@ -85,13 +85,13 @@ class Steps:
 
     def __init__(self, o, name):
         self.o, self.name, self.repeats, self.times = o, name, o.r, []
-        self.gflop = self.gb = self.megabytes = 0
+        self.gflop = self.done = self.gb = self.megabytes = 0
 
     def bench(self, *options):
         line = run([BENCH, "-t", str(self.o.t), *options, self.name]).split()
         if line[1] == "none":
             return None
-        seconds, _, self.gflop, self.gb, self.megabytes = map(float, line[1:])
+        seconds, _, self.gflop, self.done, self.gb, self.megabytes = map(float, line[1:])
         return seconds
 
     def first(self, path):
@@ -145,8 +145,9 @@ class Student(Steps):
         with open(f"{self.o.scratch}/train.ts", "rb") as images:
             run([f"{BIN}/train-ckpt", "-a", self.arch, "-e", str(self.teachers), "-b", str(self.images), "--threads",
                  str(self.o.t), "-o", f"{self.o.scratch}/pool.tar"], stdin=images)
-        macs = run([BENCH, "-t", str(self.o.t), "-r", "1", f"eval-{self.arch}-{self.images}x{self.side}"]).split()
-        self.gflop, self.gb = ((self.teachers + 3) * float(x) for x in macs[3:5])
+        work = [run([BENCH, "-t", str(self.o.t), "-r", "1", f"{purpose}-{self.arch}-{self.images}x{self.side}"]).split()
+                for purpose in ("eval", "train")]
+        self.gflop, self.done, self.gb = (self.teachers * float(a) + float(b) for a, b in zip(*(w[3:6] for w in work)))
         return True
 
     def whole(self, epochs):
@@ -302,7 +303,7 @@ def row(o, work):
     best = {half: min((p for p in peers if p.bf16 == half), key=Peer.seconds, default=None) for half in (False, True)}
     notes += [f"{p.variant}: {1e3 * p.once:.0f} ms in its one step" for p in peers if p.slow and p not in best.values()]
     return {"workload": work.name, "seconds": statistics.median(work.times) if work.times else None, "turns": work.times,
-            "gflop": work.gflop, "gb": work.gb, "megabytes": work.megabytes,
+            "gflop": work.gflop, "gflop_done": work.done, "gb": work.gb, "megabytes": work.megabytes,
             "peers": {p.variant: {"seconds": p.seconds(), "turns": p.times, "megabytes": p.megabytes, "off": p.off}
                       for p in peers},
             "best": {"bf16" if half else "fp32": p.variant for half, p in best.items() if p}, "notes": notes}
@@ -313,7 +314,7 @@ def number(x, width, digits=1):
 
 
 def print_head():
-    say(f"{'workload':36} {'ms':>8} {'GFLOP/s':>8} {'%FMA':>5} {'%triad':>6} {'MB':>6} | {'peer ms':>8} {'MB':>6} "
+    say(f"{'workload':36} {'ms':>8} {'GFLOP/s':>8} {'%FMA':>5} {'done':>5} {'%triad':>6} {'MB':>6} | {'peer ms':>8} {'MB':>6} "
         f"{'variant':28} {'ratio':>6} | bf16 ms")
 
 
@@ -322,11 +323,11 @@ def print_row(r, fma, triad):
     own = "bf16" if r["workload"].endswith("-bf16") else "fp32"
     name = r["best"].get(own)
     best, half = peers.get(name, {}), peers.get(r["best"].get("bf16"), {})
-    rate, flow = (r["gflop"] / seconds, r["gb"] / seconds) if seconds else (0, 0)
+    rate, done, flow = (r[what] / seconds if seconds else 0 for what in ("gflop", "gflop_done", "gb"))
     ratio = r["ratio"] = best["seconds"] / seconds if seconds and best else None
     beside = f"{1e3 * half['seconds']:.1f} {r['best']['bf16']}" if half and own == "fp32" else ""
     say(f"{r['workload']:36} {number(seconds and 1e3 * seconds, 8)} {number(rate, 8)} {number(100 * rate / fma, 5, 0)} "
-        f"{number(100 * flow / triad, 6, 0)} {number(r['megabytes'], 6, 0)} | {number(best and 1e3 * best['seconds'], 8)} "
+        f"{number(100 * done / fma, 5, 0)} {number(100 * flow / triad, 6, 0)} {number(r['megabytes'], 6, 0)} | {number(best and 1e3 * best['seconds'], 8)} "
         f"{number(best and best['megabytes'], 6, 0)} {name or '-':28} {number(ratio, 6, 2)} | {beside}".rstrip(" |"))
     for note in r["notes"]:
         say(f"    {note}")
