@@ -45,7 +45,7 @@ struct options {
 struct run {
 	const struct options *o;
 	struct imageview train, val; /* val: with -t */
-	struct course course;
+	struct course *course;
 	struct workspace *ws;
 	struct pool_writer pool;
 	/* Of the network in training: */
@@ -279,7 +279,7 @@ static void make_checkpoint(struct run *r, struct val *train, struct buf *out)
 
 	val_put(h, "train", train);
 	if (checkpoint_write_mem(out, h, r->net, &r->learner.w, err) < 0)
-		die("%s%s%s", r->course.who ? r->course.who : "", r->course.who ? ": " : "", err);
+		die("%s%s%s", r->course->who ? r->course->who : "", r->course->who ? ": " : "", err);
 	val_free(h);
 }
 
@@ -325,7 +325,7 @@ static void one_epoch(struct run *r, int epoch)
 	struct buf ck = { 0 };
 	struct val *train;
 
-	if (course_epoch(&r->course, &r->trainer, &r->learner, epoch, &loss, err) < 0)
+	if (course_epoch(r->course, &r->trainer, &r->learner, epoch, &loss, err) < 0)
 		die("%s", err);
 	if (o->kept[epoch]) {
 		acc = accuracy(r);
@@ -369,7 +369,7 @@ static int resume(struct run *r)
 		return 0;
 	epoch = val_get_int(r->state.header, "epoch", -1);
 	r->learner.opt.step = r->learner.steps = val_get_int(r->state.header, "step", -1);
-	if (epoch < 1 || epoch > r->o->last || r->learner.opt.step != epoch * r->course.steps)
+	if (epoch < 1 || epoch > r->o->last || r->learner.opt.step != epoch * r->course->steps)
 		die("%s: its header has no epoch that the run can have reached", r->o->state);
 	for (size_t i = 0; i < LEN(part_name); i++) {
 		float *p = part(r, i, &bytes);
@@ -404,7 +404,7 @@ static void new_trainer(struct run *r)
 {
 	char err[ERRLEN];
 
-	if (trainer_new(&r->trainer, r->net, r->course.batch, r->ws, err) < 0)
+	if (trainer_new(&r->trainer, r->net, r->course->batch, r->ws, err) < 0)
 		die("%s", err);
 }
 
@@ -420,9 +420,9 @@ static void from_scratch(struct run *r)
 		die("%s", err);
 	new_trainer(r);
 	r->learner = learner_new(r->net, o->course.opt, o->cli.seed, RNG_INIT);
-	course_ready(&r->course, &r->learner);
-	course_plan(&r->course, o->epochs, o->lr);
-	r->course.last = o->last;
+	course_ready(r->course, &r->learner);
+	course_plan(r->course, o->epochs, o->lr);
+	r->course->last = o->last;
 	r->header = val_copy(s->header);
 	val_put(r->header, "kind", val_str("checkpoint"));
 	fit_val(r, r->header);
@@ -468,7 +468,7 @@ static bool has_statistics(const struct net *n)
 static struct val *tune(struct run *r, int place)
 {
 	const struct options *o = r->o;
-	struct course *c = &r->course;
+	struct course *c = r->course;
 	struct val *train = val_map();
 	double start = now(), lr, loss = NAN, acc;
 	int epochs = draw(o, place, &lr);
@@ -513,7 +513,7 @@ static void one_member(struct run *r, struct checkpoint *ck, int place, struct v
 		die("%s: member %s: %s", o->pool, member, err);
 	r->net = ck->net;
 	r->header = ck->header;
-	r->course.who = member;
+	r->course->who = member;
 	fit_val(r, ck->header);
 	new_trainer(r);
 	r->learner = learner_from(ck->w, r->net, o->course.opt, o->cli.seed, place);
@@ -579,7 +579,7 @@ int main(int argc, char **argv)
 	imageview_free(&r.train);
 	if (o.val)
 		imageview_free(&r.val);
-	course_free(&r.course);
+	course_free(r.course);
 	ws_free(r.ws);
 	free(o.kept);
 	free(o.only);

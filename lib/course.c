@@ -1,10 +1,12 @@
 #include "course.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "loss.h"
+#include "times.h"
 
 const char *const course_opt_name[] = { [OPT_SGD] = "sgd", [OPT_ADAM] = "adam", [OPT_ADAMW] = "adamw" };
 
@@ -63,26 +65,6 @@ static size_t each(const struct source *s)
 	return (size_t)s->chw[0] * s->chw[1] * s->chw[2];
 }
 
-struct course course_new(const struct course_opts *o, uint32_t seed, struct source images)
-{
-	struct course c = { .o = o, .seed = seed, .images = images, .batch = MIN(o->batch, images.n) };
-
-	c.steps = (images.n + c.batch - 1) / c.batch;
-	c.order = ecalloc(images.n, sizeof *c.order);
-	c.label = ecalloc(c.batch, sizeof *c.label);
-	c.x = ealigned(c.batch * each(&images), sizeof *c.x);
-	c.scratch = ealigned(c.batch * each(&images), sizeof *c.scratch);
-	return c;
-}
-
-void course_free(struct course *c)
-{
-	free(c->order);
-	free(c->label);
-	free(c->x);
-	free(c->scratch);
-}
-
 void course_plan(struct course *c, int epochs, double lr)
 {
 	char err[ERRLEN];
@@ -107,22 +89,114 @@ static void shuffle(struct course *c, int epoch)
 	rng_permute(&rng, c->order, c->images.n);
 }
 
-/* Images order[from..from+n) under this epoch's draws, and their labels. Returns n. */
-static int fill_batch(struct course *c, int epoch, int64_t from)
+static void fill_image(struct course *c, int64_t i)
 {
 	const struct source *s = &c->images;
-	int n = MIN(c->batch, s->n - from);
+	int64_t image = c->order[c->from + i];
+	float *in = c->scratch + i * each(s), *out = c->x[c->slot] + i * each(s);
 
-	#pragma omp parallel for num_threads(get_threads())
-	for (int i = 0; i < n; i++) {
-		int64_t image = c->order[from + i];
-		float *in = c->scratch + i * each(s), *out = c->x + i * each(s);
+	s->get(s->set, image, in);
+	trainaug_apply(&c->o->aug, c->seed, c->epoch - 1, image, c->member, out, in, s->chw[0], s->chw[1], s->chw[2]);
+	c->label[c->slot][i] = s->label[image];
+}
 
-		s->get(s->set, image, in);
-		trainaug_apply(&c->o->aug, c->seed, epoch - 1, image, c->member, out, in, s->chw[0], s->chw[1], s->chw[2]);
-		c->label[i] = s->label[image];
+/* Whoever has time takes the batch's next image. */
+static void fill(struct course *c)
+{
+	for (int64_t i; (i = atomic_fetch_add(&c->next, 1)) < c->n;)
+		fill_image(c, i);
+}
+
+static void *aside(void *course)
+{
+	struct course *c = course;
+
+	omp_set_num_threads(1);
+	pthread_mutex_lock(&c->lock);
+	for (;;) {
+		while (!c->asked && !c->quit)
+			pthread_cond_wait(&c->change, &c->lock);
+		if (c->quit)
+			break;
+		c->asked = false;
+		pthread_mutex_unlock(&c->lock);
+		double start = now();
+		fill(c);
+		times_add(TIME_AUGMENTATION, now() - start);
+		pthread_mutex_lock(&c->lock);
+		c->busy = false;
+		pthread_cond_broadcast(&c->change);
 	}
-	return n;
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+/* Asks for images order[from...) of the epoch, under its draws: they are made on the side, in the slot not in use. */
+static void ask(struct course *c, int epoch, int64_t from)
+{
+	pthread_mutex_lock(&c->lock);
+	c->epoch = epoch;
+	c->from = from;
+	c->n = MIN(c->batch, c->images.n - from);
+	c->slot = !c->slot;
+	atomic_store(&c->next, 0);
+	c->asked = c->busy = true;
+	pthread_cond_broadcast(&c->change);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/* The batch asked for: what is not done yet is done by all threads. Returns its images. */
+static int take(struct course *c)
+{
+	double start = now();
+
+	if (atomic_load(&c->next) < c->n) {
+		#pragma omp parallel num_threads(get_threads())
+		fill(c);
+	}
+	pthread_mutex_lock(&c->lock);
+	while (c->busy)
+		pthread_cond_wait(&c->change, &c->lock);
+	pthread_mutex_unlock(&c->lock);
+	times_add(TIME_AUGMENTATION, now() - start);
+	return c->n;
+}
+
+struct course *course_new(const struct course_opts *o, uint32_t seed, struct source images)
+{
+	struct course *c = ecalloc(1, sizeof *c);
+
+	*c = (struct course){ .o = o, .seed = seed, .images = images, .batch = MIN(o->batch, images.n) };
+	c->steps = (images.n + c->batch - 1) / c->batch;
+	c->order = ecalloc(images.n, sizeof *c->order);
+	for (int i = 0; i < 2; i++) {
+		c->label[i] = ecalloc(c->batch, sizeof *c->label[i]);
+		c->x[i] = ealigned(c->batch * each(&images), sizeof *c->x[i]);
+	}
+	c->scratch = ealigned(c->batch * each(&images), sizeof *c->scratch);
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_cond_init(&c->change, NULL);
+	if (pthread_create(&c->thread, NULL, aside, c))
+		die("no thread could be started");
+	return c;
+}
+
+void course_free(struct course *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->quit = true;
+	pthread_cond_broadcast(&c->change);
+	pthread_mutex_unlock(&c->lock);
+	pthread_join(c->thread, NULL);
+	pthread_mutex_destroy(&c->lock);
+	pthread_cond_destroy(&c->change);
+	for (int i = 0; i < 2; i++) {
+		free(c->label[i]);
+		free(c->x[i]);
+	}
+	free(c->order);
+	free(c->scratch);
+	free(c);
 }
 
 int course_epoch(struct course *c, struct trainer *t, struct learner *l, int epoch, double *loss, char err[ERRLEN])
@@ -130,16 +204,22 @@ int course_epoch(struct course *c, struct trainer *t, struct learner *l, int epo
 	int64_t total = c->steps * c->epochs;
 
 	shuffle(c, epoch);
+	ask(c, epoch, 0);
 	*loss = 0;
 	for (int64_t s = 0; s < c->steps; s++) {
 		int64_t at = (epoch - 1) * c->steps + s;
-		int n = fill_batch(c, epoch, s * c->batch);
-		double now = train_step(t, l, n, c->x, train_ce, c->label, schedule_rate(&c->rate, at, total));
+		int n = take(c), slot = c->slot;
 		char text[128];
 
-		if (!isfinite(now))
+		if (s + 1 < c->steps)
+			ask(c, epoch, (s + 1) * c->batch);
+		double now = train_step(t, l, n, c->x[slot], train_ce, c->label[slot], schedule_rate(&c->rate, at, total));
+
+		if (!isfinite(now)) {
+			take(c);
 			return fail(err, "%s%sepoch %d, step %lld: loss is not finite", c->who ? c->who : "", c->who ? ": " : "",
 			    epoch, (long long)s + 1);
+		}
 		*loss += now * n;
 		snprintf(text, sizeof text, "%s%sepoch %d, loss %.4f", c->who ? c->who : "", c->who ? ", " : "", epoch, now);
 		progress("steps", at + 1, c->steps * c->last, text);
@@ -163,10 +243,13 @@ void course_recalibrate(struct course *c, struct trainer *t, struct weights *w)
 	shuffle(c, 1);
 	plan_bind(t->plan, t->ws);
 	plan_load(t->plan, w);
+	ask(c, 1, 0);
 	for (int64_t s = 0; s < c->steps; s++) {
-		int n = fill_batch(c, 1, s * c->batch);
+		int n = take(c), slot = c->slot;
 
-		plan_forward(t->plan, n, c->x, t->logits);
+		if (s + 1 < c->steps)
+			ask(c, 1, (s + 1) * c->batch);
+		plan_forward(t->plan, n, c->x[slot], t->logits);
 		plan_update_running(t->plan, n, w, 1.0 / (s + 1));
 		progress("batches", s + 1, c->steps, c->who);
 	}

@@ -6,6 +6,8 @@
 #define COURSE_H
 
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "source.h"
 #include "train.h"
@@ -57,10 +59,20 @@ struct course {
 	/* For course_epoch: */
 	int epochs, last;       /* the schedule spans; the run ends after */
 	struct schedule rate;   /* in steps */
-	int64_t *order, *label; /* (N), (batch) */
-	float *x, *scratch;     /* (batch,C,H,W), an image a thread */
+	int64_t *order;         /* (N) */
+	/* Two batches, of which one is trained on while the other is filled, by a thread of the course's own and, once the
+	 * batch is wanted, by all others too. */
+	float *x[2], *scratch;  /* (batch,C,H,W) each */
+	int64_t *label[2];      /* (batch) */
+	int slot, epoch, n;     /* what is filled: order[from..from+n) into x[slot] */
+	int64_t from;
+	_Atomic int64_t next;   /* the next image of it to be filled */
+	pthread_t thread;
+	pthread_mutex_t lock;   /* for all below */
+	pthread_cond_t change;
+	bool asked, busy, quit;
 };
-struct course course_new(const struct course_opts *o, uint32_t seed, struct source images);
+struct course *course_new(const struct course_opts *o, uint32_t seed, struct source images);
 void course_free(struct course *c);
 /* A schedule over so many epochs with that peak rate. */
 void course_plan(struct course *c, int epochs, double lr);
