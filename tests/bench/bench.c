@@ -1,11 +1,12 @@
 /* Times the hot workloads of one machine: median seconds of a step of several, after one warm-up.
  *
- * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD… prints a line of tabs for each: name, median and least seconds;
- * of a step, GFLOP as direct convolutions count them, GFLOP that are done, and GB that must be read and written; MB that the
- * process has taken at most (one workload a process, or it is that of the largest so far). "NAME none": this engine has no
- * such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's GFLOP/s and a triad's GB/s.
- * -l lists the usual workloads. -d: the first step's results, f32, of weights and images that peer.py makes by the same
- * formula: logits, then the gradient of the images or of all parameters in the order of their names.
+ * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD... prints a line of tabs for each: name, median and least
+ * seconds; of a step, GFLOP as direct convolutions count them, GFLOP that are done, and GB that must be read and
+ * written; MB that the process has taken at most (one workload a process, or it is that of the largest so far).
+ * "NAME none": this engine has no such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's
+ * GFLOP/s and a triad's GB/s. -l lists the usual workloads. -d: the first step's results, f32, of weights and images
+ * that peer.py makes by the same formula: logits, then the gradient of the images or of all parameters in the order of
+ * their names.
  */
 #include <math.h>
 #include <stdio.h>
@@ -22,8 +23,8 @@
 #include "../../lib/rng.h"
 #include "peak.h"
 
-/* {synth,train,eval}-ARCH-IMAGESxSIDE, label-ARCH-TEACHERSxIMAGESxSIDE, each with "-bf16" behind in half precision. ARCH
- * may end in "-pruned": a share of 0.19 of its channels is gone, at random. */
+/* {synth,train,eval}-ARCH-IMAGESxSIDE, label-ARCH-TEACHERSxIMAGESxSIDE, each with "-bf16" behind in half precision.
+ * ARCH may end in "-pruned": a share of 0.19 of its channels is gone, at random. */
 static const char *const usual[] = {
 	"synth-convnet3-128-100x32", "synth-resnet18-small-50x32", "synth-resnet18-small-100x64",
 	"synth-resnet18-small-pruned-50x32", "synth-resnet18-small-pruned-100x64",

@@ -1,10 +1,11 @@
 """The benchmark: hot workloads of this project and of PyTorch, in turn, beside what the machine can do.
 
-compare.py [-t THREADS] [-r REPEATS] [--rounds N] [--variants LIST] [--json FILE] [--alone] [WORKLOAD…], from the project's
-folder. --alone: without PyTorch. How to read the table stands in performance(7).
+compare.py [-t THREADS] [-r REPEATS] [--rounds N] [--variants LIST] [--json FILE] [--alone] [WORKLOAD...], from the
+project's folder. --alone: without PyTorch. How to read the table stands in performance(7).
 
-A process of ours is started for every turn, a peer's lives through its workload and waits for its turns, so that variants
-share neither memory nor caches and a busy moment of the machine meets all of them alike. What is compared is checked first.
+A process of ours is started for every turn, a peer's lives through its workload and waits for its turns, so that
+variants share neither memory nor caches and a busy moment of the machine meets all of them alike. What is compared is
+checked first.
 """
 import argparse
 import glob
@@ -28,7 +29,7 @@ BOUND = {"logits": 1e-4, "gradient": 1e-2}  # a ReLU that flips on a rounding mo
 BOUND_BF16 = {"logits": 0.1, "gradient": 0.5}  # 8 bits of mantissa: a check of the sums, not of the digits
 BOUND_PIXEL = 2  # of two JPEG decoders' roundings
 SLOW = 2  # a variant so many times slower than the fastest takes no turns
-HOPELESS = 4  # and where bf16 is so many times slower than fp32, the processor only pretends: its other variants are spared
+HOPELESS = 4  # and where bf16 is so many times slower than fp32, the processor only pretends: other variants are spared
 LIMIT, PATIENCE = 5, 1800  # seconds of a turn; of a peer's silence
 EPOCHS = 2, 12  # of the short and the long run of a student
 FLAGS = "avx avx2 fma f16c avx512f avx512vl avx512bw avx512dq avx_vnni avx512_vnni avx512_bf16 avx512_fp16 amx_tile " \
@@ -81,8 +82,6 @@ def chain(commands, stdin, stdout):
 
 class Steps:
     """A workload of bench.c: a process a turn."""
-    decimals = 1
-
     def __init__(self, o, name):
         self.o, self.name, self.repeats, self.times = o, name, o.r, []
         self.gflop = self.done = self.gb = self.megabytes = 0
@@ -301,9 +300,10 @@ def row(o, work):
         for p in peers:
             p.end()
     best = {half: min((p for p in peers if p.bf16 == half), key=Peer.seconds, default=None) for half in (False, True)}
-    notes += [f"{p.variant}: {1e3 * p.once:.0f} ms in its one step" for p in peers if p.slow and p not in best.values()]
-    return {"workload": work.name, "seconds": statistics.median(work.times) if work.times else None, "turns": work.times,
-            "gflop": work.gflop, "gflop_done": work.done, "gb": work.gb, "megabytes": work.megabytes,
+    notes += [f"{p.variant}: {ms(p.once, 0)} ms in its one step" for p in peers if p.slow and p not in best.values()]
+    seconds = statistics.median(work.times) if work.times else None
+    return {"workload": work.name, "seconds": seconds, "turns": work.times, "gflop": work.gflop,
+            "gflop_done": work.done, "gb": work.gb, "megabytes": work.megabytes,
             "peers": {p.variant: {"seconds": p.seconds(), "turns": p.times, "megabytes": p.megabytes, "off": p.off}
                       for p in peers},
             "best": {"bf16" if half else "fp32": p.variant for half, p in best.items() if p}, "notes": notes}
@@ -313,9 +313,13 @@ def number(x, width, digits=1):
     return f"{x:{width}.{digits}f}" if x else f"{'-':>{width}}"
 
 
+def ms(seconds, width):
+    return number(seconds and 1e3 * seconds, width, 1 if seconds and seconds >= 0.01 else 3)
+
+
 def print_head():
-    say(f"{'workload':36} {'ms':>8} {'GFLOP/s':>8} {'%FMA':>5} {'done':>5} {'%triad':>6} {'MB':>6} | {'peer ms':>8} {'MB':>6} "
-        f"{'variant':28} {'ratio':>6} | bf16 ms")
+    say(f"{'workload':36} {'ms':>8} {'GFLOP/s':>8} {'%FMA':>5} {'done':>5} {'%triad':>6} {'MB':>6} | {'peer ms':>8} "
+        f"{'MB':>6} {'variant':28} {'ratio':>6} | bf16 ms")
 
 
 def print_row(r, fma, triad):
@@ -325,10 +329,11 @@ def print_row(r, fma, triad):
     best, half = peers.get(name, {}), peers.get(r["best"].get("bf16"), {})
     rate, done, flow = (r[what] / seconds if seconds else 0 for what in ("gflop", "gflop_done", "gb"))
     ratio = r["ratio"] = best["seconds"] / seconds if seconds and best else None
-    beside = f"{1e3 * half['seconds']:.1f} {r['best']['bf16']}" if half and own == "fp32" else ""
-    say(f"{r['workload']:36} {number(seconds and 1e3 * seconds, 8)} {number(rate, 8)} {number(100 * rate / fma, 5, 0)} "
-        f"{number(100 * done / fma, 5, 0)} {number(100 * flow / triad, 6, 0)} {number(r['megabytes'], 6, 0)} | {number(best and 1e3 * best['seconds'], 8)} "
-        f"{number(best and best['megabytes'], 6, 0)} {name or '-':28} {number(ratio, 6, 2)} | {beside}".rstrip(" |"))
+    beside = f"{ms(half['seconds'], 0)} {r['best']['bf16']}" if half and own == "fp32" else ""
+    say(f"{r['workload']:36} {ms(seconds, 8)} {number(rate, 8)} {number(100 * rate / fma, 5, 0)} "
+        f"{number(100 * done / fma, 5, 0)} {number(100 * flow / triad, 6, 0)} {number(r['megabytes'], 6, 0)} | "
+        f"{ms(best and best['seconds'], 8)} {number(best and best['megabytes'], 6, 0)} {name or '-':28} "
+        f"{number(ratio, 6, 2)} | {beside}".rstrip(" |"))
     for note in r["notes"]:
         say(f"    {note}")
 

@@ -6,7 +6,8 @@ peer.py -t THREADS WORKLOAD VARIANT reads commands, a line each, and answers eac
     memory          {"megabytes": the most that this process has taken in its turns}
     compare FILE    decoding alone: {"off": the largest difference from the pixels of an archive of PNGs}
 An {"error": "..."} ends it, and so does the end of its input. VARIANT is made of words: channels-last, compile, freeze,
-bf16; for decoding it is each, list or pool. peer.py versions prints PyTorch's; peer.py jpegs FILE COUNT SIDE makes a tar.
+bf16; for decoding it is each, list or pool. peer.py versions prints PyTorch's; peer.py jpegs FILE COUNT SIDE makes a
+tar of pictures.
 """
 import ctypes
 import gc
@@ -215,7 +216,8 @@ class Student:
         theta = torch.zeros(n, 2, 3)
         theta[:, 0, 0], theta[:, 0, 2] = w * flip, (1 - w) * (2 * torch.rand(n) - 1)
         theta[:, 1, 1], theta[:, 1, 2] = h, (1 - h) * (2 * torch.rand(n) - 1)
-        x = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode="border", align_corners=False)
+        grid = F.affine_grid(theta, x.shape, align_corners=False)
+        x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
         side = math.sqrt(1 - torch.rand(()).item())
         row, column = torch.randint(height, ()).item(), torch.randint(width, ()).item()
         y0, y1 = max(row - int(height * side) // 2, 0), min(row + int(height * side) // 2, height)
