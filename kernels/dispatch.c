@@ -81,7 +81,9 @@ size_t poly_scratch_floats(const struct direct_shape *s)
 {
 	size_t t = wino_most(poly_tiles(s->c, s->o));
 
-	return POLY * POLY * t * (pad8(s->c) + pad8(s->o)) + 2 * POINTS * SKEW + POINTS * (48 * PANEL + SKEW);
+	size_t parts = (s->c + WGRAD_PART - 1) / WGRAD_PART, panels = (s->o + PANEL - 1) / PANEL;
+
+	return POLY * POLY * t * (parts * WGRAD_PART + panels * PANEL) + 2 * POINTS * SKEW + POINTS * DU_PLANE;
 }
 
 size_t wino_filter_floats(int c, int k)
@@ -98,7 +100,10 @@ size_t wino_scratch_floats(int c, int k)
 
 size_t wino_wgrad_scratch_floats(int c, int k)
 {
-	return wino_scratch_floats(c, k) + POINTS * (48 * PANEL + SKEW);
+	size_t t = wino_most(wino_wgrad_tiles(pad8(c), pad8(k)));
+	size_t parts = (c + WGRAD_PART - 1) / WGRAD_PART, panels = (k + PANEL - 1) / PANEL;
+
+	return POINTS * (t * (parts * WGRAD_PART + panels * PANEL) + 2 * SKEW + DU_PLANE);
 }
 
 const struct kernels *kernels_named(const char *name)

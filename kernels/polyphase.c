@@ -18,8 +18,6 @@
 #include "sizes.h"
 #include "isa.h"
 
-enum { PART = 36 }; /* input channels of the weight gradient that are taken together, at most */
-
 /* Where the 81 products lie: product (a,b)'s plane in rows of tiles, and its group. */
 struct planes {
 	int slot[POLY * POLY], group[POLY * POLY];
@@ -42,11 +40,25 @@ static void number_planes(struct planes *p)
 	p->first[POINTS] = n;
 }
 
-/* Floats from the start of V or M (c padded channels) to each product's plane. */
-static void place_planes(size_t at[POLY * POLY], const struct planes *p, size_t tiles, int c)
+/* Channels of V or M in parts of so many: (36 groups, parts, 1 or 4 or 16, tiles, width). */
+struct parts {
+	int n, width;
+};
+
+/* Floats from the start of V or M to each product's plane of this part. */
+static void place_planes(size_t at[POLY * POLY], const struct planes *p, size_t tiles, struct parts s, int part)
 {
-	for (int i = 0; i < POLY * POLY; i++)
-		at[i] = p->slot[i] * tiles * c + p->group[i] * (size_t)SKEW;
+	for (int i = 0; i < POLY * POLY; i++) {
+		int g = p->group[i], first = p->first[g], all = p->first[g + 1] - first;
+		at[i] = ((size_t)first * s.n + (size_t)part * all + p->slot[i] - first) * tiles * s.width + (size_t)g * SKEW;
+	}
+}
+
+static size_t part_start(const struct planes *p, int g, size_t tiles, struct parts s, int part)
+{
+	int first = p->first[g];
+
+	return ((size_t)first * s.n + (size_t)part * (p->first[g + 1] - first)) * tiles * s.width + (size_t)g * SKEW;
 }
 
 /* F(4,2)'s three transforms. */
@@ -152,11 +164,13 @@ INLINE void join_back(v8 o[8], const v8 m[POLY])
 			} \
 } while (0)
 
-/* One tile, eight channels: d (columns, rows) to 81 factors. */
-#define FACTORS(NAME, SIZE, AXIS) \
+/* One tile, eight channels: d (columns, rows) to 81 factors. The next tile lies STEP columns to the right. */
+#define FACTORS(NAME, SIZE, STEP, AXIS) \
 static void NAME(float *v, const size_t *at, const float *x, int h, int w, int top, int left) \
 { \
 	v8 d[SIZE][SIZE], t[POLY][SIZE], o[POLY]; \
+	if (left + SIZE < w) \
+		prefetch_rows(x, h, w, top, SIZE, left + SIZE, STEP, 0); \
 	READ_WINDOW(d, SIZE, x, h, w, top, left); \
 	for (int j = 0; j < SIZE; j++) { \
 		AXIS(o, d[j]); \
@@ -169,15 +183,17 @@ static void NAME(float *v, const size_t *at, const float *x, int h, int w, int t
 			store8(v + at[i * POLY + j], o[j]); \
 	} \
 }
-FACTORS(factors, POLY, split)
-FACTORS(factors_back, 5, split_back)
-FACTORS(factors_adjoint, 4, join_adjoint)
+FACTORS(factors, POLY, 8, split)
+FACTORS(factors_back, 5, 4, split_back)
+FACTORS(factors_adjoint, 4, 4, join_adjoint)
 
 /* One tile, eight channels: 81 products to SIZE x SIZE values from (top,left) on, as many as lie in the map. */
 #define VALUES(NAME, SIZE, AXIS) \
 static void NAME(float *y, const float *m, const size_t *at, v8 bias, int h, int w, int top, int left) \
 { \
 	v8 in[POLY], t[SIZE][POLY], o[SIZE]; \
+	if (left + SIZE < w) \
+		prefetch_rows(y, h, w, top, SIZE, left + SIZE, SIZE, 1); \
 	for (int j = 0; j < POLY; j++) { \
 		for (int i = 0; i < POLY; i++) \
 			in[i] = load8(m + at[i * POLY + j]); \
@@ -204,15 +220,21 @@ struct grid {
 	int wide, per, step, off;
 };
 
-static void all_factors(float *v, const size_t *at, factors_of *f, const struct grid *g, const float *x, int cb, int h, int w,
-    int64_t first, int tiles)
+static void all_factors(float *v, const struct planes *p, struct parts s, factors_of *f, const struct grid *g, const float *x,
+    int cb, int h, int w, int64_t first, int tiles)
 {
-	for (int t = 0; t < tiles; t++) {
-		int64_t image = (first + t) / g->per;
-		int i = (first + t) % g->per;
-		for (int b = 0; b < cb; b++)
-			f(v + (size_t)t * cb * 8 + b * 8, at, x + (image * cb + b) * h * w * 8, h, w, i / g->wide * g->step + g->off,
-			    i % g->wide * g->step + g->off);
+	size_t at[POLY * POLY];
+
+	for (int part = 0; part < s.n; part++) {
+		int b0 = part * s.width / 8, b1 = b0 + s.width / 8 < cb ? b0 + s.width / 8 : cb;
+		place_planes(at, p, tiles, s, part);
+		for (int t = 0; t < tiles; t++) {
+			int64_t image = (first + t) / g->per;
+			int i = (first + t) % g->per;
+			for (int b = b0; b < b1; b++)
+				f(v + (size_t)t * s.width + (b - b0) * 8, at, x + (image * cb + b) * h * w * 8, h, w,
+				    i / g->wide * g->step + g->off, i % g->wide * g->step + g->off);
+		}
 	}
 }
 
@@ -264,23 +286,22 @@ void KERNEL(poly_conv)(float *y, const float *x, const float *u, const float *bi
 	int cb = pad8(s->c) / 8, kb = pad8(s->o) / 8, wide = (s->ow + TILE - 1) / TILE, per = (s->oh + TILE - 1) / TILE * wide;
 	struct grid g = { wide, per, 2 * TILE, -s->pad };
 	int64_t total = (int64_t)n * per, blocks = wino_blocks(total, poly_tiles(s->c, s->o));
-	size_t vat[POLY * POLY], mat[POLY * POLY];
+	size_t at[POLY * POLY];
 	struct planes p;
 
 	number_planes(&p);
 	for (int64_t first = 0, tiles; blocks > 0; blocks--, first += tiles) {
 		tiles = (total - first + blocks - 1) / blocks;
 		float *v = scratch, *m = scratch + POLY * POLY * tiles * cb * 8 + POINTS * SKEW;
-		place_planes(vat, &p, tiles, cb * 8);
-		place_planes(mat, &p, tiles, kb * 8);
-		all_factors(v, vat, factors, &g, x, cb, s->ih, s->iw, first, tiles);
+		place_planes(at, &p, tiles, (struct parts){ 1, kb * 8 }, 0);
+		all_factors(v, &p, (struct parts){ 1, cb * 8 }, factors, &g, x, cb, s->ih, s->iw, first, tiles);
 		products(m, v, u, &p, tiles, s->c, s->o);
 		for (int t = 0; t < tiles; t++) {
 			int64_t image = (first + t) / per;
-			int at = (first + t) % per;
+			int tile = (first + t) % per;
 			for (int b = 0; b < kb; b++)
-				values(y + (image * kb + b) * s->oh * s->ow * 8, m + (size_t)t * kb * 8 + b * 8, mat,
-				    bias ? load8(bias + b * 8) : zero8(), s->oh, s->ow, at / wide * TILE, at % wide * TILE);
+				values(y + (image * kb + b) * s->oh * s->ow * 8, m + (size_t)t * kb * 8 + b * 8, at,
+				    bias ? load8(bias + b * 8) : zero8(), s->oh, s->ow, tile / wide * TILE, tile % wide * TILE);
 		}
 	}
 }
@@ -292,23 +313,22 @@ void KERNEL(poly_dgrad)(float *dx, const float *dy, const float *u, float *scrat
 	int cb = pad8(s->c) / 8, kb = pad8(s->o) / 8, wide = (s->iw - corner + 7) / 8, per = (s->ih - corner + 7) / 8 * wide;
 	struct grid g = { wide, per, TILE, m0 };
 	int64_t total = (int64_t)n * per, blocks = wino_blocks(total, poly_tiles(s->c, s->o));
-	size_t vat[POLY * POLY], mat[POLY * POLY];
+	size_t at[POLY * POLY];
 	struct planes p;
 
 	number_planes(&p);
 	for (int64_t first = 0, tiles; blocks > 0; blocks--, first += tiles) {
 		tiles = (total - first + blocks - 1) / blocks;
 		float *v = scratch, *m = scratch + POLY * POLY * tiles * kb * 8 + POINTS * SKEW;
-		place_planes(vat, &p, tiles, kb * 8);
-		place_planes(mat, &p, tiles, cb * 8);
-		all_factors(v, vat, factors_back, &g, dy, kb, s->oh, s->ow, first, tiles);
+		place_planes(at, &p, tiles, (struct parts){ 1, cb * 8 }, 0);
+		all_factors(v, &p, (struct parts){ 1, kb * 8 }, factors_back, &g, dy, kb, s->oh, s->ow, first, tiles);
 		products(m, v, u, &p, tiles, s->o, s->c);
 		for (int t = 0; t < tiles; t++) {
 			int64_t image = (first + t) / per;
-			int at = (first + t) % per;
+			int tile = (first + t) % per;
 			for (int b = 0; b < cb; b++)
-				values_back(dx + (image * cb + b) * s->ih * s->iw * 8, m + (size_t)t * cb * 8 + b * 8, mat, zero8(), s->ih,
-				    s->iw, at / wide * 8 + corner, at % wide * 8 + corner);
+				values_back(dx + (image * cb + b) * s->ih * s->iw * 8, m + (size_t)t * cb * 8 + b * 8, at, zero8(), s->ih,
+				    s->iw, tile / wide * 8 + corner, tile % wide * 8 + corner);
 		}
 	}
 }
@@ -336,33 +356,27 @@ void KERNEL(poly_wgrad)(float *dw, const float *x, const float *dy, float *scrat
 {
 	int cb = pad8(s->c) / 8, kb = pad8(s->o) / 8, wide = (s->ow + TILE - 1) / TILE, per = (s->oh + TILE - 1) / TILE * wide;
 	struct grid in = { wide, per, 2 * TILE, -s->pad }, out = { wide, per, TILE, 0 };
+	struct parts vp = { (s->c + WGRAD_PART - 1) / WGRAD_PART, WGRAD_PART }, mp = { (kb + 1) / 2, PANEL };
 	int64_t total = (int64_t)n * per, blocks = wino_blocks(total, poly_tiles(s->c, s->o));
-	int parts = (s->c + PART - 1) / PART;
-	size_t vat[POLY * POLY], mat[POLY * POLY], uplane = PART * PANEL + SKEW;
 	struct planes p;
 
 	number_planes(&p);
 	for (int64_t first = 0, tiles; blocks > 0; blocks--, first += tiles) {
 		tiles = (total - first + blocks - 1) / blocks;
-		float *v = scratch, *m = v + POLY * POLY * tiles * cb * 8 + POINTS * SKEW;
-		float *du = m + POLY * POLY * tiles * kb * 8 + POINTS * SKEW;
-		place_planes(vat, &p, tiles, cb * 8);
-		place_planes(mat, &p, tiles, kb * 8);
-		all_factors(v, vat, factors, &in, x, cb, s->ih, s->iw, first, tiles);
-		all_factors(m, mat, factors_adjoint, &out, dy, kb, s->oh, s->ow, first, tiles);
-		for (int part = 0; part < parts; part++) {
-			int c0 = s->c * part / parts, c1 = s->c * (part + 1) / parts;
-			for (int k = 0; k < kb * 8; k += PANEL) {
-				bool two = k + PANEL <= kb * 8;
-				for (int e = 0; e < POINTS; e++) {
-					size_t row = (size_t)p.first[e] * tiles, skew = (size_t)e * SKEW;
-					panel(du + e * uplane, PANEL, v + row * cb * 8 + skew + c0, 1, cb * 8, m + row * kb * 8 + skew + k, kb * 8,
-					    c1 - c0, (p.first[e + 1] - p.first[e]) * tiles, two, false);
-				}
+		float *v = scratch, *m = v + POLY * POLY * tiles * vp.n * WGRAD_PART + POINTS * SKEW;
+		float *du = m + POLY * POLY * tiles * mp.n * PANEL + POINTS * SKEW;
+		all_factors(v, &p, vp, factors, &in, x, cb, s->ih, s->iw, first, tiles);
+		all_factors(m, &p, mp, factors_adjoint, &out, dy, kb, s->oh, s->ow, first, tiles);
+		for (int part = 0; part < vp.n; part++)
+			for (int k = 0; k < mp.n; k++) {
+				int c0 = part * WGRAD_PART, c = s->c - c0 < WGRAD_PART ? s->c - c0 : WGRAD_PART;
+				bool two = 2 * k + 1 < kb;
+				for (int g = 0; g < POINTS; g++)
+					panel(du + g * DU_PLANE, PANEL, v + part_start(&p, g, tiles, vp, part), 1, WGRAD_PART,
+					    m + part_start(&p, g, tiles, mp, k), PANEL, c, (p.first[g + 1] - p.first[g]) * tiles, two, false);
 				for (int h = 0; h < 1 + two; h++)
-					for (int c = c0; c < c1; c++)
-						filter_back(dw + ((size_t)(k / 8 + h) * s->c + c) * 72, du + (c - c0) * PANEL + h * 8, uplane);
+					for (int i = 0; i < c; i++)
+						filter_back(dw + ((size_t)(2 * k + h) * s->c + c0 + i) * 72, du + i * PANEL + h * 8, DU_PLANE);
 			}
-		}
 	}
 }

@@ -5,6 +5,8 @@
 #include <stdint.h>
 
 enum { TILE = 4, SPAN = 6, POINTS = 36, ROWS = 6, PANEL = 16, SKEW = 16 };
+/* Weight gradients take inputs by parts of 24, four times six rows, and 16 outputs; dU of such a pair, a point. */
+enum { WGRAD_PART = 24, DU_PLANE = WGRAD_PART * PANEL + SKEW };
 
 static inline int pad8(int c)
 {

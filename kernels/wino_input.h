@@ -18,6 +18,8 @@ INLINE void input_tile(float *v, size_t plane, const float *x, int ih, int iw, i
 {
 	v8 t[SPAN][SPAN];
 
+	if (left + SPAN < iw)
+		prefetch_rows(x, ih, iw, top, SPAN, left + SPAN, TILE, 0);
 	if (top >= 0 && left >= 0 && top + SPAN <= ih && left + SPAN <= iw) {
 		const float *p = x + ((int64_t)top * iw + left) * 8;
 		UNROLL
@@ -50,17 +52,20 @@ INLINE void input_tile(float *v, size_t plane, const float *x, int ih, int iw, i
 	}
 }
 
-/* V of the tiles from `first` on, counted through all images. */
-static void input_block(float *v, size_t plane, const float *x, int64_t first, int tiles, const struct wino_shape *s)
+/* V of the tiles from `first` on, counted through all images: (36, C/width, tiles, width), planes `plane` floats apart.
+ * width: all channels where V's rows are what is multiplied, a part of them where its columns are. */
+static void input_block(float *v, size_t plane, int width, const float *x, int64_t first, int tiles,
+    const struct wino_shape *s)
 {
-	int cp = pad8(s->c), tw = (s->ow + TILE - 1) / TILE, per = (s->oh + TILE - 1) / TILE * tw;
+	int cb = pad8(s->c) / 8, tw = (s->ow + TILE - 1) / TILE, per = (s->oh + TILE - 1) / TILE * tw, each = width / 8;
 	int64_t map = (int64_t)s->ih * s->iw * 8;
 
 	for (int t = 0; t < tiles; t++) {
 		int64_t image = (first + t) / per;
 		int at = (first + t) % per, top = at / tw * TILE - s->pad, left = at % tw * TILE - s->pad;
-		for (int b = 0; b < cp / 8; b++)
-			input_tile(v + (size_t)t * cp + b * 8, plane, x + (image * (cp / 8) + b) * map, s->ih, s->iw, top, left);
+		for (int b = 0; b < cb; b++)
+			input_tile(v + ((size_t)(b / each) * tiles + t) * width + b % each * 8, plane, x + (image * cb + b) * map, s->ih,
+			    s->iw, top, left);
 	}
 }
 

@@ -2,14 +2,12 @@
  *
  *     dw = G^T [ sum over tiles (B^T d B) . (A dy A^T) ] G
  *
- * V (36, tiles, C) and M (36, tiles, K) are the two transforms of a block of tiles. A part of 16 outputs and some
- * inputs goes through all 36 products dU = V^T M while they stay in L2, and straight back through G into dw: dU as a
- * whole would be four times as large as the weights.
+ * V (36, C/24, tiles, 24) and M (36, K/16, tiles, 16) are the two transforms of a block of tiles, in parts that are
+ * multiplied as they lie. A pair of parts goes through all 36 products dU = V^T M while they stay in L2, and straight
+ * back through G into dw: dU as a whole would be four times as large as the weights.
  */
 #include "wino_input.h"
 #include "isa.h"
-
-enum { PART = 36 }; /* input channels of a part, at most */
 
 /* A applied to four vectors: the adjoint of OUTPUT_TRANSFORM. */
 #define OUTPUT_ADJOINT(o0, o1, o2, o3, o4, o5, d0, d1, d2, d3) do { \
@@ -21,6 +19,8 @@ INLINE void output_tile_back(float *m, size_t plane, const float *dy, int oh, in
 {
 	v8 t[SPAN][TILE];
 
+	if (left + TILE < ow)
+		prefetch_rows(dy, oh, ow, top, TILE, left + TILE, TILE, 0);
 	for (int j = 0; j < TILE; j++) {
 		v8 d[TILE];
 		for (int i = 0; i < TILE; i++)
@@ -64,34 +64,34 @@ INLINE void filter_back(float *dw, const float *du, size_t plane)
 
 void KERNEL(wino_wgrad)(float *dw, const float *x, const float *dy, float *scratch, int n, const struct wino_shape *s)
 {
-	int cp = pad8(s->c), kp = pad8(s->k), block = wino_wgrad_tiles(cp, kp), parts = (s->c + PART - 1) / PART;
+	int kb = pad8(s->k) / 8, parts = (s->c + WGRAD_PART - 1) / WGRAD_PART, panels = (kb + 1) / 2;
 	int tw = (s->ow + TILE - 1) / TILE, per = (s->oh + TILE - 1) / TILE * tw;
-	int64_t map = (int64_t)s->oh * s->ow * 8, total = (int64_t)n * per, blocks = wino_blocks(total, block);
-	size_t most = (total + blocks - 1) / blocks, vplane = most * cp + SKEW, mplane = most * kp + SKEW;
-	size_t uplane = PART * PANEL + SKEW;
+	int64_t map = (int64_t)s->oh * s->ow * 8, total = (int64_t)n * per;
+	int64_t blocks = wino_blocks(total, wino_wgrad_tiles(pad8(s->c), kb * 8));
+	size_t most = (total + blocks - 1) / blocks;
+	size_t vplane = most * parts * WGRAD_PART + SKEW, mplane = most * panels * PANEL + SKEW;
 	float *v = scratch, *m = v + POINTS * vplane, *du = m + POINTS * mplane;
 
 	for (int64_t first = 0, tiles; blocks > 0; blocks--, first += tiles) {
 		tiles = (total - first + blocks - 1) / blocks;
-		input_block(v, vplane, x, first, tiles, s);
+		input_block(v, vplane, WGRAD_PART, x, first, tiles, s);
 		for (int t = 0; t < tiles; t++) {
 			int64_t image = (first + t) / per;
 			int at = (first + t) % per;
-			for (int b = 0; b < kp / 8; b++)
-				output_tile_back(m + (size_t)t * kp + b * 8, mplane, dy + (image * (kp / 8) + b) * map, s->oh, s->ow,
-				    at / tw * TILE, at % tw * TILE);
+			for (int b = 0; b < kb; b++)
+				output_tile_back(m + ((size_t)(b / 2) * tiles + t) * PANEL + b % 2 * 8, mplane, dy + (image * kb + b) * map,
+				    s->oh, s->ow, at / tw * TILE, at % tw * TILE);
 		}
-		for (int part = 0; part < parts; part++) {
-			int c0 = s->c * part / parts, c1 = s->c * (part + 1) / parts;
-			for (int k = 0; k < kp; k += PANEL) {
-				bool two = k + PANEL <= kp;
+		for (int part = 0; part < parts; part++)
+			for (int k = 0; k < panels; k++) {
+				int c0 = part * WGRAD_PART, c = s->c - c0 < WGRAD_PART ? s->c - c0 : WGRAD_PART;
+				bool two = 2 * k + 1 < kb;
 				for (int e = 0; e < POINTS; e++)
-					panel(du + e * uplane, PANEL, v + e * vplane + c0, 1, cp, m + e * mplane + k, kp, c1 - c0, tiles, two,
-					    false);
+					panel(du + e * DU_PLANE, PANEL, v + e * vplane + (size_t)part * tiles * WGRAD_PART, 1,
+					    WGRAD_PART, m + e * mplane + (size_t)k * tiles * PANEL, PANEL, c, tiles, two, false);
 				for (int h = 0; h < 1 + two; h++)
-					for (int c = c0; c < c1; c++)
-						filter_back(dw + ((size_t)(k / 8 + h) * s->c + c) * 72, du + (c - c0) * PANEL + h * 8, uplane);
+					for (int i = 0; i < c; i++)
+						filter_back(dw + ((size_t)(2 * k + h) * s->c + c0 + i) * 72, du + i * PANEL + h * 8, DU_PLANE);
 			}
-		}
 	}
 }

@@ -66,6 +66,8 @@ INLINE void output_tile(float *y, const float *m, size_t plane, v8 bias, int oh,
 	v8 t[TILE][SPAN];
 	int rows = oh - top < TILE ? oh - top : TILE, cols = ow - left < TILE ? ow - left : TILE;
 
+	if (left + TILE < ow)
+		prefetch_rows(y, oh, ow, top, TILE, left + TILE, TILE, 1);
 	UNROLL
 	for (int j = 0; j < SPAN; j++) {
 #define MM(i) load8(m + ((i) * SPAN + j) * plane)
@@ -111,7 +113,7 @@ void KERNEL(wino_conv)(float *y, const float *x, const float *u, const float *bi
 	for (int64_t first = 0, tiles; blocks > 0; blocks--, first += tiles) {
 		tiles = (total - first + blocks - 1) / blocks;
 
-		input_block(v, vplane, x, first, tiles, s);
+		input_block(v, vplane, cp, x, first, tiles, s);
 		for (int e = 0; e < POINTS; e++)
 			product(m + e * mplane, v + e * vplane, u + e * upoint, tiles, s->c, cp, kp);
 		for (int t = 0; t < tiles; t++) {
