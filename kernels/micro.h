@@ -9,11 +9,12 @@
 
 #define UNROLL _Pragma("GCC unroll 12")
 
-/* acc (rows, 8*vecs) = sum over i < n of v[r*rstride + i*istride] * u[i*ustride + 0..8*vecs): six broadcasts and two loads
- * for twelve multiply-adds. It lands at m, rows mstride apart; added there where `add`. */
+/* m (rows, 8*vecs; rows mstride apart) = sum over i < n of v[r*rstride + i*istride] * u[i*ustride + 0..8*vecs): for 6x16
+ * six broadcasts and two loads for twelve multiply-adds. */
+#define MICRO_HEAD(name) INLINE void name(float *m, size_t mstride, const float *v, size_t rstride, size_t istride, \
+    const float *u, size_t ustride, int n)
 #define MICRO(rows, vecs) \
-INLINE void micro_##rows##_##vecs(float *m, size_t mstride, const float *v, size_t rstride, size_t istride, const float *u, \
-    size_t ustride, int n, bool add) \
+MICRO_HEAD(micro_##rows##_##vecs) \
 { \
 	v8 acc[rows][vecs]; \
 	UNROLL \
@@ -32,32 +33,55 @@ INLINE void micro_##rows##_##vecs(float *m, size_t mstride, const float *v, size
 	} \
 	UNROLL \
 	for (int r = 0; r < rows; r++) \
-		for (int j = 0; j < vecs; j++) { \
-			float *o = m + r * mstride + j * 8; \
-			store8(o, add ? load8(o) + acc[r][j] : acc[r][j]); \
-		} \
+		for (int j = 0; j < vecs; j++) \
+			store8(m + r * mstride + j * 8, acc[r][j]); \
 }
-MICRO(12, 1) MICRO(6, 2) MICRO(6, 1) MICRO(5, 2) MICRO(5, 1) MICRO(4, 2) MICRO(4, 1) MICRO(3, 2) MICRO(3, 1)
-MICRO(2, 2) MICRO(2, 1) MICRO(1, 2) MICRO(1, 1)
+MICRO(12, 1) MICRO(6, 1) MICRO(5, 1) MICRO(4, 1) MICRO(3, 1) MICRO(2, 1) MICRO(1, 1)
+
+#ifdef __AVX512F__
+/* Sixteen columns in one register, each element's sum in the same order; the broadcasts are part of the multiply-adds. */
+typedef float v16 __attribute__((vector_size(64)));
+
+#define MICRO16(rows) \
+MICRO_HEAD(micro_##rows##_2) \
+{ \
+	v16 acc[rows] = { { 0 } }; \
+	for (int i = 0; i < n; i++, u += ustride, v += istride) { \
+		v16 u0; \
+		memcpy(&u0, u, sizeof u0); \
+		UNROLL \
+		for (int r = 0; r < rows; r++) \
+			acc[r] += v[r * rstride] * u0; \
+	} \
+	UNROLL \
+	for (int r = 0; r < rows; r++) \
+		memcpy(m + r * mstride, &acc[r], sizeof acc[r]); \
+}
+MICRO16(12) MICRO16(6) MICRO16(5) MICRO16(4) MICRO16(3) MICRO16(2) MICRO16(1)
+#else
+MICRO(6, 2) MICRO(5, 2) MICRO(4, 2) MICRO(3, 2) MICRO(2, 2) MICRO(1, 2)
+#define micro_12_2(m, mstride, v, rstride, ...) do { /* twelve rows of two are more sums than registers */ \
+	micro_6_2(m, mstride, v, rstride, __VA_ARGS__); \
+	micro_6_2(m + 6 * mstride, mstride, v + 6 * rstride, rstride, __VA_ARGS__); \
+} while (0)
+#endif
 
 /* All rows of one panel of 8 or 16 columns. The last ones share evenly, 7 as 4 and 3: the sums of one row alone would wait for
- * each other. */
+ * each other, as those of a single column of vectors would if fewer than twelve. */
 INLINE void panel(float *m, size_t mstride, const float *v, size_t rstride, size_t istride, const float *u, size_t ustride,
-    int rows, int n, bool two, bool add)
+    int rows, int n, bool two)
 {
 	int t = 0;
 
 #define STEP(k) do { \
 	if (two) \
-		micro_##k##_2(m + t * mstride, mstride, v + t * rstride, rstride, istride, u, ustride, n, add); \
+		micro_##k##_2(m + t * mstride, mstride, v + t * rstride, rstride, istride, u, ustride, n); \
 	else \
-		micro_##k##_1(m + t * mstride, mstride, v + t * rstride, rstride, istride, u, ustride, n, add); \
+		micro_##k##_1(m + t * mstride, mstride, v + t * rstride, rstride, istride, u, ustride, n); \
 	t += k; \
 } while (0)
-	for (; !two && t + 12 <= rows; t += 12) /* a single vector has too few sums to hide additions behind each other */
-		micro_12_1(m + t * mstride, mstride, v + t * rstride, rstride, istride, u, ustride, n, add);
-	while (rows - t >= 12 || rows - t == 6)
-		STEP(6);
+	while (rows - t >= 12)
+		STEP(12);
 	while (t < rows)
 		switch (rows - t > 6 ? (rows - t + 1) / 2 : rows - t) {
 		case 6: STEP(6); break;
@@ -69,6 +93,5 @@ INLINE void panel(float *m, size_t mstride, const float *v, size_t rstride, size
 		}
 #undef STEP
 }
-
 
 #endif

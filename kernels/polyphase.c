@@ -248,8 +248,8 @@ static void products(float *m, const float *v, const float *u, const struct plan
 		const float *from = v + (size_t)p->first[g] * tiles * cp + (size_t)g * SKEW;
 		float *to = m + (size_t)p->first[g] * tiles * kp + (size_t)g * SKEW;
 		for (int o = 0; o < kp; o += PANEL)
-			panel(to + o, kp, from, cp, 1, u + ((size_t)g * panels + o / PANEL) * c * PANEL, PANEL, rows, c, o + PANEL <= kp,
-			    false);
+			panel(to + o, kp, from, cp, 1, u + ((size_t)g * panels + o / PANEL) * c * PANEL, PANEL, rows, c,
+			    o + PANEL <= kp);
 	}
 }
 
@@ -373,7 +373,7 @@ void KERNEL(poly_wgrad)(float *dw, const float *x, const float *dy, float *scrat
 				bool two = 2 * k + 1 < kb;
 				for (int g = 0; g < POINTS; g++)
 					panel(du + g * DU_PLANE, PANEL, v + part_start(&p, g, tiles, vp, part), 1, WGRAD_PART,
-					    m + part_start(&p, g, tiles, mp, k), PANEL, c, (p.first[g + 1] - p.first[g]) * tiles, two, false);
+					    m + part_start(&p, g, tiles, mp, k), PANEL, c, (p.first[g + 1] - p.first[g]) * tiles, two);
 				for (int h = 0; h < 1 + two; h++)
 					for (int i = 0; i < c; i++)
 						filter_back(dw + ((size_t)(2 * k + h) * s->c + c0 + i) * 72, du + i * PANEL + h * 8, DU_PLANE);

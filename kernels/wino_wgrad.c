@@ -88,7 +88,7 @@ void KERNEL(wino_wgrad)(float *dw, const float *x, const float *dy, float *scrat
 				bool two = 2 * k + 1 < kb;
 				for (int e = 0; e < POINTS; e++)
 					panel(du + e * DU_PLANE, PANEL, v + e * vplane + (size_t)part * tiles * WGRAD_PART, 1,
-					    WGRAD_PART, m + e * mplane + (size_t)k * tiles * PANEL, PANEL, c, tiles, two, false);
+					    WGRAD_PART, m + e * mplane + (size_t)k * tiles * PANEL, PANEL, c, tiles, two);
 				for (int h = 0; h < 1 + two; h++)
 					for (int i = 0; i < c; i++)
 						filter_back(dw + ((size_t)(2 * k + h) * s->c + c0 + i) * 72, du + i * PANEL + h * 8, DU_PLANE);

@@ -97,7 +97,7 @@ INLINE void output_tile(float *y, const float *m, size_t plane, v8 bias, int oh,
 static void product(float *m, const float *v, const float *u, int tiles, int c, int cp, int kp)
 {
 	for (int k = 0; k < kp; k += PANEL, u += (size_t)c * PANEL)
-		panel(m + k, kp, v, cp, 1, u, PANEL, tiles, c, k + PANEL <= kp, false);
+		panel(m + k, kp, v, cp, 1, u, PANEL, tiles, c, k + PANEL <= kp);
 }
 
 void KERNEL(wino_conv)(float *y, const float *x, const float *u, const float *bias, float *scratch, int n,
