@@ -424,13 +424,16 @@ static void test_linear(const struct kernels *k, int n, int in, int out)
 	free(x), free(w), free(bias), free(fx), free(fw), free(fb), free(y), free(alone), free(dx);
 }
 
-int main(void)
+/* t_kernels [ISA]: of one instruction set alone */
+int main(int argc, char **argv)
 {
 	static const char *const isa[] = { "plain", "avx2", "avx512" };
 
 	progname = "t_kernels";
 	for (size_t i = 0; i < LEN(isa); i++) {
 		const struct kernels *k = kernels_named(isa[i]);
+		if (argc > 1 && strcmp(argv[1], isa[i]))
+			continue;
 		if (!k) {
 			printf("# %s: not on this processor\n", isa[i]);
 			continue;
