@@ -1,5 +1,5 @@
-/* What runs each part of a stage on the CPU, and how many multiply-adds that is. The order of questions is cpu_head.c's:
- * an implementation that is added there is named and counted here. */
+/* What runs each part of a stage on the CPU, and how many multiply-adds that is. The order of questions is
+ * cpu_head.c's: an implementation that is added there is named and counted here. */
 #include <stdio.h>
 
 #include "cpu.h"
@@ -9,8 +9,8 @@ enum algo {
 };
 /* Ours, each followed by the instruction set. */
 static const char *const algo_name[] = { [WINOGRAD] = "winograd", [POLYPHASE] = "polyphase", [DEPTHWISE] = "depthwise",
-	[DIRECT] = "direct", [IMAGE] = "image", [IMAGE_BACK] = "image_back", [IMAGE_WGRAD] = "image_wgrad", [LINEAR] = "linear",
-	[EPILOGUE] = "epilogue", [ACT] = "act" };
+	[DIRECT] = "direct", [IMAGE] = "image", [IMAGE_BACK] = "image_back", [IMAGE_WGRAD] = "image_wgrad",
+	[LINEAR] = "linear", [EPILOGUE] = "epilogue", [ACT] = "act" };
 
 static enum algo solo_algo(const struct plan *p, const struct stage *s, enum part part)
 {
@@ -113,7 +113,7 @@ static int64_t strips(int iw, int c)
 	return (iw + strip - 1) / strip * strip;
 }
 
-/* Outputs come in whole vectors; of the inputs none is padding but in the library's, whose borders are counted in full. */
+/* Outputs come in whole vectors; inputs are padded in the library's code alone, whose borders are counted in full. */
 static struct work conv_work(const struct head *h, enum algo a, enum part part)
 {
 	const struct conv_shape *s = &h->shape;

@@ -232,8 +232,8 @@ static void describe(const struct plan *p, bool times)
 
 	say(&b, "{\"plan\":{\"arch\":");
 	say_string(&b, p->net->arch);
-	say(&b, ",\"purpose\":\"%s\",\"backend\":\"%s\",\"isa\":\"%s\",\"batch\":%d,\"chunk\":%d", purpose_name[p->opts.purpose],
-	    p->be->name, p->be->isa(p), p->opts.batch, p->chunk);
+	say(&b, ",\"purpose\":\"%s\",\"backend\":\"%s\",\"isa\":\"%s\",\"batch\":%d,\"chunk\":%d",
+	    purpose_name[p->opts.purpose], p->be->name, p->be->isa(p), p->opts.batch, p->chunk);
 	say(&b, ",\"bytes_batch\":%zu,\"bytes_thread\":%zu,\"stages\":[", 4 * p->batch_floats * p->opts.batch,
 	    4 * p->chunk_floats * p->chunk);
 	for (int i = 0; i < p->nstage; i++) {

@@ -1,5 +1,5 @@
-/* What a plan says about itself: JSON whatever the names are, and the work of its stages against fixtures/costs.tsv, so that
- * a change that makes the plan do more is seen. "t_dispatch -w" writes that table anew. */
+/* What a plan says about itself: JSON whatever the names are, and the work of its stages against fixtures/costs.tsv, so
+ * that a change that makes the plan do more is seen. "t_dispatch -w" writes that table anew. */
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>

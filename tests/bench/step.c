@@ -1,6 +1,6 @@
-/* One step of a purpose and nothing else, for a tool that counts instructions: step [ISA] PURPOSE-ARCH:IMAGESxSIDE. What
- * counts lies in plan_forward and plan_backward, single-threaded; the plan is said as -v of a filter says it. step -V prints
- * the compiler. */
+/* One step of a purpose and nothing else, for a tool that counts instructions: step [ISA] PURPOSE-ARCH:IMAGESxSIDE.
+ * What counts lies in plan_forward and plan_backward, single-threaded; the plan is said as -v of a filter says it. step -V
+ * prints the compiler. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

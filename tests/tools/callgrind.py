@@ -1,5 +1,5 @@
 """What callgrind counted of one step, held against what the plan says of itself. usage: callgrind.py OUT <words
-Prints the instructions; says which kernels ran without being named by the plan, or the other way round, and fails then."""
+Prints the instructions; says which kernels ran unnamed by the plan, or the other way round, and fails then."""
 import json
 import re
 import sys

@@ -8,7 +8,8 @@ import sys
 DIRECTIONS = ("forward", "dgrad", "wgrad")
 HEADS = ("conv", "linear")
 # oneDNN names its code by the instruction set that it was compiled for; the same layout serves AVX-512.
-ONEDNN = {"plain": r"onednn:jit\w*:sse41", "avx2": r"onednn:(jit|brg)\w*:avx2", "avx512": r"onednn:(jit|brg)\w*:avx(2|512)\w*"}
+ONEDNN = {"plain": r"onednn:jit\w*:sse41", "avx2": r"onednn:(jit|brg)\w*:avx2",
+          "avx512": r"onednn:(jit|brg)\w*:avx(2|512)\w*"}
 
 
 def wanted(word, isa):
