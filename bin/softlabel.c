@@ -32,10 +32,11 @@ struct options {
 struct pool {
 	struct teacher *teacher;
 	struct plan **plan;
-	int n, nclass;
-	struct workspace *ws; /* one for all: they run in turn */
-	float *logits;        /* (batch,K) of one teacher */
-	double *sum;          /* (batch,K) */
+	int n, nclass, batch, threads;
+	int apart;             /* teachers that run side by side, a thread each; the others one by one on all threads */
+	struct workspace **ws; /* one a thread: teachers on the same one run in turn */
+	float *logits;         /* (n,batch,K) */
+	double *sum;           /* (batch,K) */
 };
 
 static void parse(struct options *o, int argc, char **argv)
@@ -73,36 +74,50 @@ static void parse(struct options *o, int argc, char **argv)
 
 static struct pool open_pool(const struct options *o, const struct val *images, int batch)
 {
-	struct pool p = { .nclass = header_nclass(images), .ws = ws_new() };
+	struct pool p = { .nclass = header_nclass(images), .batch = batch, .threads = get_threads() };
+	size_t bytes = 0;
 	char err[ERRLEN];
 
 	p.teacher = teachers_read(o->pool, images, &p.n, err);
 	if (!p.teacher)
 		die("%s", err);
+	p.apart = p.n / p.threads * p.threads;
+	p.ws = ecalloc(p.threads, sizeof *p.ws);
+	for (int i = 0; i < p.threads; i++)
+		p.ws[i] = ws_new();
 	p.plan = ecalloc(p.n, sizeof *p.plan);
 	for (int t = 0; t < p.n; t++) {
 		struct teacher *te = &p.teacher[t];
 
+		set_threads(t < p.apart ? 1 : p.threads);
 		p.plan[t] = plan_new(te->net, (struct plan_opts){ .purpose = PLAN_EVAL, .batch = batch }, err);
 		if (!p.plan[t])
 			die("%s: member %s: %s", o->pool, te->ck.member ? te->ck.member : "0", err);
-		plan_bind(p.plan[t], p.ws);
+		plan_bind(p.plan[t], p.ws[t % p.threads]);
 		plan_load(p.plan[t], &te->ck.w);
 	}
-	p.logits = ealigned((size_t)batch * p.nclass, sizeof *p.logits);
+	set_threads(p.threads);
+	for (int i = 0; i < p.threads; i++)
+		bytes += ws_bytes(p.ws[i]);
+	p.logits = ealigned((size_t)p.n * batch * p.nclass, sizeof *p.logits);
 	p.sum = ealigned((size_t)batch * p.nclass, sizeof *p.sum);
 	if (o->cli.verbose)
-		warn("%d teachers, %.1f MB of activations", p.n, ws_bytes(p.ws) / 1e6);
+		warn("%d teachers, %.1f MB of activations", p.n, bytes / 1e6);
 	return p;
 }
 
 static void close_pool(struct pool *p)
 {
-	for (int t = 0; t < p->n; t++)
+	for (int t = 0; t < p->n; t++) {
+		times_share(t < p->apart ? 1.0 / p->threads : 1);
 		plan_free(p->plan[t]);
+	}
+	times_share(1);
 	free(p->plan);
 	teachers_free(p->teacher, p->n);
-	ws_free(p->ws);
+	for (int i = 0; i < p->threads; i++)
+		ws_free(p->ws[i]);
+	free(p->ws);
 	free(p->logits);
 	free(p->sum);
 }
@@ -120,24 +135,45 @@ static void add_softmax(double *sum, const float *logits, int k)
 		sum[j] += exp(logits[j] - max) / all;
 }
 
+static float *logits_of(const struct pool *p, int teacher)
+{
+	return p->logits + (size_t)teacher * p->batch * p->nclass;
+}
+
+/* All teachers' logits of images x (n,C,H,W). Teachers are as many small pieces of work that need not meet. */
+static void ask(struct pool *p, const float *x, int n)
+{
+	if (p->apart) {
+		set_threads(1);
+		#pragma omp parallel for num_threads(p->threads) schedule(static, 1)
+		for (int t = 0; t < p->apart; t++) /* by thread t % threads, whose workspace it has */
+			plan_forward(p->plan[t], n, x, logits_of(p, t));
+		set_threads(p->threads);
+	}
+	for (int t = p->apart; t < p->n; t++)
+		plan_forward(p->plan[t], n, x, logits_of(p, t));
+}
+
 /* Mean of the pool over images x (n,C,H,W) -> out (n,K). */
 static void label(struct pool *p, const float *x, int n, bool probs, float *out)
 {
 	size_t count = (size_t)n * p->nclass;
 
+	ask(p, x, n);
 	memset(p->sum, 0, count * sizeof *p->sum);
 	for (int t = 0; t < p->n; t++) {
-		plan_forward(p->plan[t], n, x, p->logits);
+		const float *logits = logits_of(p, t);
+
 		for (size_t i = 0; i < count; i++)
-			if (!isfinite(p->logits[i]))
+			if (!isfinite(logits[i]))
 				die("teacher %d (%s): a logit of image %zu of the batch is not finite", t,
 					p->teacher[t].ck.member ? p->teacher[t].ck.member : "-", i / p->nclass);
 		if (probs)
 			for (int i = 0; i < n; i++)
-				add_softmax(p->sum + (size_t)i * p->nclass, p->logits + (size_t)i * p->nclass, p->nclass);
+				add_softmax(p->sum + (size_t)i * p->nclass, logits + (size_t)i * p->nclass, p->nclass);
 		else
 			for (size_t i = 0; i < count; i++)
-				p->sum[i] += p->logits[i];
+				p->sum[i] += logits[i];
 	}
 	for (size_t i = 0; i < count; i++) {
 		double mean = p->sum[i] / p->n;
