@@ -281,15 +281,18 @@ def start_peers(o, work, mine, notes):
     return peers
 
 
-def row(o, work):
-    notes, mine = [], f"{o.scratch}/mine.f32"
-    offered = work.first(mine)
-    if not offered:
-        notes.append("this program does not offer bf16")
-    peers = start_peers(o, work, mine if offered else None, notes)
+def of_row_before(work, rows):
+    """bf16 peers of the same workload's fp32 row, where it was in this run; else None."""
+    for r in rows:
+        if r["workload"] == work.peer_name():
+            return {v: p for v, p in r["peers"].items() if "bf16" in v}
+    return None
+
+
+def take_turns(o, work, peers):
     try:
         for _ in range(o.rounds):
-            if offered:
+            if work:
                 work.turn()
             for p in peers:
                 if not p.slow:
@@ -299,14 +302,30 @@ def row(o, work):
     finally:
         for p in peers:
             p.end()
-    best = {half: min((p for p in peers if p.bf16 == half), key=Peer.seconds, default=None) for half in (False, True)}
-    notes += [f"{p.variant}: {ms(p.once, 0)} ms in its one step" for p in peers if p.slow and p not in best.values()]
+    return {p.variant: {"seconds": p.seconds(), "turns": p.times, "megabytes": p.megabytes, "off": p.off}
+            for p in peers}
+
+
+def row(o, work, rows):
+    notes, mine = [], f"{o.scratch}/mine.f32"
+    offered = work.first(mine)
+    peers = None
+    if not offered:
+        notes.append("this program does not offer bf16")
+        peers = of_row_before(work, rows)
+    if peers is None:
+        peers = take_turns(o, work if offered else None, start_peers(o, work, mine if offered else None, notes))
+    best = {}
+    for variant, p in peers.items():
+        own = "bf16" if "bf16" in variant else "fp32"
+        if own not in best or p["seconds"] < peers[best[own]]["seconds"]:
+            best[own] = variant
+    notes += [f"{v}: {ms(p['seconds'], 0)} ms in its one step" for v, p in peers.items()
+              if not p["turns"] and v not in best.values()]
     seconds = statistics.median(work.times) if work.times else None
     return {"workload": work.name, "seconds": seconds, "turns": work.times, "gflop": work.gflop,
-            "gflop_done": work.done, "gb": work.gb, "megabytes": work.megabytes,
-            "peers": {p.variant: {"seconds": p.seconds(), "turns": p.times, "megabytes": p.megabytes, "off": p.off}
-                      for p in peers},
-            "best": {"bf16" if half else "fp32": p.variant for half, p in best.items() if p}, "notes": notes}
+            "gflop_done": work.done, "gb": work.gb, "megabytes": work.megabytes, "peers": peers, "best": best,
+            "notes": notes}
 
 
 def number(x, width, digits=1):
@@ -418,7 +437,7 @@ def rows(o, report):
             continue
         report["peaks"].append(peak(o))
         try:
-            r = row(o, kinds.get(name.split("-")[0], Steps)(o, name))
+            r = row(o, kinds.get(name.split("-")[0], Steps)(o, name), report["rows"])
         except Failed as e:
             raise Failed(f"{name}: {e}") from None
         print_row(r, *(max(p[i] for p in report["peaks"]) for i in (0, 1)))
