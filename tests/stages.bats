@@ -111,6 +111,23 @@ holds()
 	p.stdin.close()
 	assert p.wait() == 0 and steps() == 12
 	END
+	# Within an epoch: a rate that ends in infinities is noticed while most of the epoch is still to come.
+	cutmix -e 2 -b 10 <init.ts | softlabel -p pool.tar >work/r.ts
+	pipes <<-'END'
+	at, first = frames("work/r.ts"), first_recipe("work/r.ts")
+	data, sent = open("work/r.ts", "rb").read(), 0
+	p = subprocess.Popen(["evaluate", "-a", "convnet1-8", "-t", "val.ts", "--opt", "sgd", "--lr", "1e6", "--wd", "1e6"],
+	                     stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+	for k in range(10): # of the first twelve
+	    p.stdin.write(data[sent:at[first + k + 1]])
+	    sent = at[first + k + 1]
+	    try:
+	        p.wait(1)
+	        break
+	    except subprocess.TimeoutExpired:
+	        pass
+	assert p.wait(60) == 1 and b"not finite" in p.stderr.read()
+	END
 }
 
 @test "evaluate: students side by side are the same for any number of threads up to theirs" {
