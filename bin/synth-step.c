@@ -27,6 +27,7 @@ static const char synopsis[] =
     "  --wd W               weight decay (0)\n"
     "  --sched WHAT         cosine or const (cosine)\n"
     "  --aug LIST           none, dsa[:GROUPS], or of rrc:MIN[:MAX] flip[:P] roll:N, joined by commas (none)\n"
+    "  --precision WHAT     fp32, or bf16: operands of the teachers' 3x3 convolutions (fp32)\n"
     "  --float              keep finished units as f32\n"
     "  --seed N --threads N --isa NAME --log FILE -o FILE -v -h -V";
 
@@ -91,16 +92,18 @@ static int choice(const char *what, const char *s, const char *const *name, int 
 
 static const char *const draws[] = { "index", "unit", "iteration" };
 static const char *const ensembles[] = { "logits", "probs", "each" };
+static const char *const precisions[] = { "fp32", "bf16" };
 static const char *const scheds[] = { "const", "cosine" };
 
 static void parse(struct job *j, int argc, char **argv)
 {
-	enum { TEACHERS = 1, DRAW, MATCH, ALPHA, FIRST, BN_MEAN, ENSEMBLE, LR, BETAS, WD, SCHED, AUG, FLOAT };
+	enum { TEACHERS = 1, DRAW, MATCH, ALPHA, FIRST, BN_MEAN, ENSEMBLE, LR, BETAS, WD, SCHED, AUG, FLOAT, PRECISION };
 	static const struct option longs[] = {
 		{ "teachers", 1, NULL, TEACHERS }, { "draw", 1, NULL, DRAW }, { "match", 1, NULL, MATCH },
 		{ "alpha", 1, NULL, ALPHA }, { "first", 1, NULL, FIRST }, { "bn-mean", 0, NULL, BN_MEAN },
 		{ "ensemble", 1, NULL, ENSEMBLE }, { "lr", 1, NULL, LR }, { "betas", 1, NULL, BETAS }, { "wd", 1, NULL, WD },
-		{ "sched", 1, NULL, SCHED }, { "aug", 1, NULL, AUG }, { "float", 0, NULL, FLOAT }, CLI_LONG, { 0 }
+		{ "sched", 1, NULL, SCHED }, { "aug", 1, NULL, AUG }, { "float", 0, NULL, FLOAT },
+		{ "precision", 1, NULL, PRECISION }, CLI_LONG, { 0 }
 	};
 	struct synth_opts *o = &j->opt;
 	const char *rest;
@@ -129,6 +132,7 @@ static void parse(struct job *j, int argc, char **argv)
 			else
 				usage("--match %s: global, class or mixed[:W] expected", optarg);
 			break;
+		case PRECISION: o->bf16 = choice("--precision", optarg, precisions, LEN(precisions)); break;
 		case ALPHA: o->alpha = ereal("--alpha", optarg, 0, 1e9); break;
 		case FIRST: o->first = ereal("--first", optarg, 0, 1e9); break;
 		case BN_MEAN: o->mean_bn = true; break;
@@ -185,6 +189,8 @@ static struct val *arguments(const struct job *j)
 	val_put(a, "wd", val_f64(o->weight_decay));
 	val_put(a, "sched", val_str(scheds[o->sched]));
 	val_put(a, "aug", val_str(j->aug));
+	if (o->bf16)
+		val_put(a, "precision", val_str("bf16"));
 	val_put(a, "float", val_bool(j->keep_float));
 	val_put(a, "seed", val_int(o->seed));
 	return a;
@@ -371,6 +377,8 @@ int main(int argc, char **argv)
 
 	progname = "synth-step";
 	parse(&j, argc, argv);
+	if (j.opt.bf16 && !plan_fast_bf16())
+		warn("--precision bf16: this processor has no instructions for it, fp32 is faster");
 	if (ts_open(&r, NULL, "images") < 0)
 		die("%s", r.err);
 	if (header_norm(r.header, &j.norm) < 0 || header_shape(r.header, j.chw) < 0)

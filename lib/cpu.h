@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "../kernels/bf16.h"
 #include "../kernels/kernels.h"
 #include "../kernels/sizes.h"
 #include "conv.h"
@@ -18,6 +19,7 @@ struct head {
 	/* Our kernels; else oneDNN. direct: strides, where it is faster, and what oneDNN has no fast code for. */
 	bool depthwise, wino_fwd, wino_dgrad, image_fwd, image_dgrad, wino_wgrad, direct_fwd, direct_dgrad, own_wgrad;
 	bool polyphase;               /* in all directions */
+	bool bf16;                    /* Winograd's: fwd and dgrad hold halves */
 	bool image_back, image_wgrad; /* with what lies behind the convolution: its dz, dx are never written */
 	struct direct_shape direct;
 	struct dnn_conv *dnn;         /* whatever our kernels leave over; NULL: nothing */
@@ -48,6 +50,7 @@ struct exec {
 
 struct cpu {
 	const struct kernels *k;
+	const struct bf16_kernels *bf16; /* NULL: everything in float */
 	int nthread;                  /* that the per-thread arrays below are made for */
 	size_t nscratch;
 	float **scratch;              /* Winograd's tiles, weight gradients; per thread */

@@ -21,6 +21,15 @@ static void linear_forward(const struct pass *q, const struct stage *s, int i0, 
 	}
 }
 
+static void winograd(const struct cpu *cpu, const struct head *h, float *y, const float *x, const float *u, const float *bias,
+    float *scratch, int n, const struct wino_shape *s)
+{
+	if (h->bf16)
+		cpu->bf16->conv(y, x, (const uint16_t *)u, bias, scratch, n, s);
+	else
+		cpu->k->wino_conv(y, x, u, bias, scratch, n, s);
+}
+
 static void conv_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 {
 	const struct cpu *cpu = q->p->be_data;
@@ -30,7 +39,7 @@ static void conv_forward(const struct pass *q, const struct stage *s, int i0, in
 
 	if (h->wino_fwd) {
 		struct wino_shape ws = { c->ic, c->oc, c->ih, c->iw, c->oh, c->ow, c->pad };
-		cpu->k->wino_conv(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0, &ws);
+		winograd(cpu, h, at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0, &ws);
 		return;
 	}
 	if (h->polyphase || h->direct_fwd) {
@@ -122,7 +131,7 @@ void head_dgrad_all(const struct pass *q, const struct stage *s, int i0, int i1)
 		    cpu->scratch[q->tid], i1 - i0, &h->direct);
 	else if (h->wino_dgrad) {
 		struct wino_shape ws = { c->oc, c->ic, c->oh, c->ow, c->ih, c->iw, 2 - c->pad };
-		cpu->k->wino_conv(at(q, s->gin, i0), at(q, dx, i0), h->dgrad, NULL, cpu->scratch[q->tid], i1 - i0, &ws);
+		winograd(cpu, h, at(q, s->gin, i0), at(q, dx, i0), h->dgrad, NULL, cpu->scratch[q->tid], i1 - i0, &ws);
 	}
 }
 

@@ -92,11 +92,12 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	if ((h->direct_fwd || h->direct_dgrad) && n->k * n->k > KERNEL_TAPS)
 		return fail(err, "node %s: a window of %dx%d", n->name, n->k, n->k);
 	size_t image = (size_t)pad8(n->c) * src->c * n->k * n->k;
-	h->fwd = ealigned(h->wino_fwd ? wino_filter_floats(src->c, n->c)
+	h->bf16 = h->wino_fwd && ((struct cpu *)p->be_data)->bf16;
+	h->fwd = ealigned(h->bf16 ? bf16_filter_halves(src->c, n->c) / 2 : h->wino_fwd ? wino_filter_floats(src->c, n->c)
 	    : h->polyphase ? poly_filter_floats(&h->direct, false) : h->direct_fwd ? direct_filter_floats(&h->direct, false)
 	    : h->image_fwd ? image : dnn_conv_weights(h->dnn, CONV_FWD), 4);
 	if (dgrad)
-		h->dgrad = ealigned(h->wino_dgrad ? wino_filter_floats(n->c, src->c)
+		h->dgrad = ealigned(h->bf16 ? bf16_filter_halves(n->c, src->c) / 2 : h->wino_dgrad ? wino_filter_floats(n->c, src->c)
 		    : h->polyphase ? poly_filter_floats(&h->direct, true) : h->image_dgrad ? image
 		    : h->direct_dgrad ? direct_filter_floats(&h->direct, true) : dnn_conv_weights(h->dnn, CONV_DGRAD), 4);
 	h->bias = ealigned(pad8(n->c), 4);
@@ -194,11 +195,25 @@ void cpu_threads(struct plan *p, int nthread)
 	cpu->nthread = nthread;
 }
 
+/* The bfloat16 kernels that go with others. Without instructions of their own they come out the same, slowly. */
+static const struct bf16_kernels *bf16_of(const struct kernels *k)
+{
+	const struct bf16_kernels *b = !strcmp(k->isa, "avx512") ? bf16_fast() : bf16_named(k->isa);
+
+	return b ? b : bf16_named("avx2");
+}
+
+bool plan_fast_bf16(void)
+{
+	return bf16_fast() && (!isa_name || !strcmp(isa_name, "avx512"));
+}
+
 int cpu_compile(struct plan *p, char err[ERRLEN])
 {
 	struct cpu *cpu = p->be_data = ecalloc(1, sizeof *cpu);
 
 	cpu->k = isa_name ? kernels_named(isa_name) : kernels_best();
+	cpu->bf16 = p->opts.bf16 ? bf16_of(cpu->k) : NULL;
 	for (int i = 0; i < p->nstage; i++) {
 		if (compile_stage(p, &p->stage[i], err) < 0)
 			return -1;
@@ -210,6 +225,8 @@ int cpu_compile(struct plan *p, char err[ERRLEN])
 			cpu->nscratch = MAX(cpu->nscratch, direct_scratch_floats(&e->head.direct, e->step));
 		if (e->head.polyphase)
 			cpu->nscratch = MAX(cpu->nscratch, poly_scratch_floats(&e->head.direct));
+		if (e->head.bf16)
+			cpu->nscratch = MAX(cpu->nscratch, MAX(bf16_scratch_floats(c->ic, c->oc), bf16_scratch_floats(c->oc, c->ic)));
 		if (e->head.wino_fwd)
 			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
 		if (e->head.image_back || e->head.image_wgrad)
@@ -308,7 +325,9 @@ static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 		load_depthwise(h, w);
 		return;
 	}
-	if (h->wino_fwd)
+	if (h->bf16)
+		cpu->bf16->filter((uint16_t *)h->fwd, w, s->ic, s->oc, false);
+	else if (h->wino_fwd)
 		cpu->k->wino_filter(h->fwd, w, s->ic, s->oc, false);
 	else if (h->polyphase)
 		cpu->k->poly_filter(h->fwd, w, &h->direct, false);
@@ -318,7 +337,9 @@ static void load_conv(const struct cpu *cpu, struct head *h, const float *w)
 		block_filters(h->fwd, w, s->oc, s->ic, s->k * s->k);
 	else
 		dnn_conv_prepare(h->dnn, CONV_FWD, h->fwd, w);
-	if (h->wino_dgrad)
+	if (h->bf16 && h->dgrad)
+		cpu->bf16->filter((uint16_t *)h->dgrad, w, s->oc, s->ic, true);
+	else if (h->wino_dgrad)
 		cpu->k->wino_filter(h->dgrad, w, s->oc, s->ic, true);
 	else if (h->polyphase && h->dgrad)
 		cpu->k->poly_filter(h->dgrad, w, &h->direct, true);

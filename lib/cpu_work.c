@@ -76,6 +76,8 @@ bool cpu_impl(const struct plan *p, int i, enum part part, char out[IMPLLEN])
 		    part == PART_FORWARD ? CONV_FWD : part == PART_DGRAD ? CONV_DGRAD : CONV_WGRAD));
 	else if (a == SOLO)
 		snprintf(out, IMPLLEN, "cpu:%s", op_name[p->net->node[s->solo].op]);
+	else if (a == WINOGRAD && ((struct exec *)s->exec)->head.bf16)
+		snprintf(out, IMPLLEN, "bf16:%s", ((struct cpu *)p->be_data)->bf16->isa);
 	else if (a != NOTHING)
 		snprintf(out, IMPLLEN, "%s:%s", algo_name[a], cpu_isa(p));
 	return a != NOTHING;
@@ -123,7 +125,11 @@ static struct work conv_work(const struct head *h, enum algo a, enum part part)
 	int64_t tiles = (int64_t)(((back ? s->ih : s->oh) + 3) / 4) * (((back ? s->iw : s->ow) + 3) / 4);
 
 	switch (a) {
-	case WINOGRAD: /* 36 products a tile of 4x4 outputs */
+	case WINOGRAD: /* 36 products a tile of 4x4 outputs; with half floats inputs in whole vectors, outputs in pairs of them */
+		if (h->bf16) {
+			int from = back ? s->oc : s->ic, to = back ? s->ic : s->oc;
+			return (struct work){ 36 * tiles * pad8(from) * ((to + 15) / 16 * 16), bf16_filter_halves(from, to) / 2, READS_DX };
+		}
 		return (struct work){ 36 * tiles * (back ? s->oc * ic : s->ic * oc), part == PART_WGRAD ? h->ndw
 		    : wino_filter_floats(back ? s->oc : s->ic, back ? s->ic : s->oc), READS_DX };
 	case POLYPHASE:

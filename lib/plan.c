@@ -396,6 +396,10 @@ struct plan *plan_new(const struct net *net, struct plan_opts o, char err[ERRLEN
 	p->be = &backend_cpu;
 	if (o.purpose == PLAN_SYNTH)
 		p->opts.taps = true;
+	if (o.bf16 && o.purpose == PLAN_TRAIN) {
+		fail(err, "training is in float");
+		goto bad;
+	}
 	if (make_stages(p, err) < 0)
 		goto bad;
 	make_taps(p);

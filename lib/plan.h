@@ -24,6 +24,7 @@ struct plan_opts {
 	enum purpose purpose;
 	int batch;     /* largest n of plan_forward */
 	bool taps;     /* EVAL: collect statistics too (always on for SYNTH) */
+	bool bf16;     /* not TRAIN: operands of 3x3 convolutions of stride 1 are rounded to bfloat16; all sums are float */
 };
 
 /* Activations and gradients of one pass. ws_new(NULL) is empty; it grows to the largest plan bound to it. */
@@ -66,6 +67,9 @@ void plan_backward(struct plan *p, int n, const float *dlogits, float *dimages, 
  * BN_MOMENTUM is PyTorch's; 1/k at the k-th pass makes them the average over passes. */
 #define BN_MOMENTUM 0.1
 void plan_update_running(struct plan *p, int n, struct weights *w, double momentum);
+
+/* Whether this processor has instructions for bfloat16; without, a plan computes the same more slowly than in float. */
+bool plan_fast_bf16(void);
 
 int plan_ntaps(const struct plan *p);
 struct tap *plan_tap(struct plan *p, int i);

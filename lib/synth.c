@@ -105,7 +105,8 @@ static struct plan *teacher_plan(struct synth *s, int i, char err[ERRLEN])
 	const struct teacher_ref *t = &s->teacher[i];
 
 	if (!s->plan[i]) {
-		s->plan[i] = plan_new(t->net, (struct plan_opts){ .purpose = PLAN_SYNTH, .batch = s->batch }, err);
+		s->plan[i] = plan_new(t->net, (struct plan_opts){ .purpose = PLAN_SYNTH, .batch = s->batch,
+			.bf16 = s->o.bf16 }, err);
 		if (s->plan[i])
 			plan_load(s->plan[i], t->w);
 	}

@@ -1,6 +1,7 @@
 /* Threads of one plan do not meet: what several compute side by side is what one computes alone. A net with everything
  * that a library runs for us (1x1 convolutions under a stride among it) and a batch of several chunks; more threads than
  * cores, several times, since a race need not show at once. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +54,49 @@ static void result_free(struct result *r)
 {
 	free(r->logits);
 	free(r->grad);
+}
+
+/* bfloat16 operands: another result, near the one in float, by the kernels that say so; and not for training. */
+static void test_bf16(const struct net *net, const struct weights *w, const float *images, const int64_t *label)
+{
+	char err[ERRLEN], impl[IMPLLEN];
+	struct workspace *ws = ws_new();
+	size_t pixels = (size_t)IMAGES * 3 * SIDE * SIDE;
+	float *logits[2], *dlogits = emalloc(IMAGES * CLASSES * sizeof *dlogits), *grad[2];
+	double off[2] = { 0 }, size[2] = { 0 };
+	int named = 0;
+
+	set_threads(2);
+	for (int half = 0; half < 2; half++) {
+		struct plan *p = plan_new(net, (struct plan_opts){ .purpose = PLAN_SYNTH, .batch = IMAGES, .bf16 = half }, err);
+		if (!p)
+			die("%s", err);
+		for (int i = 0; plan_impl(p, i, PART_FORWARD, impl) || i < 20; i++)
+			named += half && !strncmp(impl, "bf16:", 5);
+		logits[half] = emalloc(IMAGES * CLASSES * sizeof *dlogits);
+		grad[half] = emalloc(pixels * sizeof *grad[half]);
+		plan_bind(p, ws);
+		plan_load(p, w);
+		plan_forward(p, IMAGES, images, logits[half]);
+		loss_ce(logits[half], label, IMAGES, CLASSES, dlogits);
+		plan_backward(p, IMAGES, dlogits, grad[half], NULL);
+		plan_free(p);
+	}
+	for (int i = 0; i < IMAGES * CLASSES; i++)
+		off[0] += pow(logits[1][i] - logits[0][i], 2), size[0] += pow(logits[0][i], 2);
+	for (size_t i = 0; i < pixels; i++)
+		off[1] += pow(grad[1][i] - grad[0][i], 2), size[1] += pow(grad[0][i], 2);
+	for (int j = 0; j < 2; j++)
+		off[j] = sqrt(off[j] / size[j]);
+	ok(named == 13, "thirteen convolutions of ResNet-18 run on bfloat16 operands, by name: %d", named);
+	ok(off[0] > 1e-4 && off[0] < 0.03 && off[1] > 1e-4 && off[1] < 0.5, "near float: logits %.2g, gradient %.2g off", off[0],
+	    off[1]);
+	struct plan *p = plan_new(net, (struct plan_opts){ .purpose = PLAN_TRAIN, .batch = 2, .bf16 = true }, err);
+	ok(!p && !strcmp(err, "training is in float"), "not for training");
+	for (int half = 0; half < 2; half++)
+		free(logits[half]), free(grad[half]);
+	free(dlogits);
+	ws_free(ws);
 }
 
 /* Gradients that have all but vanished cost nothing and give nothing; the caller's own floats are left alone. */
@@ -118,6 +162,7 @@ int main(void)
 		result_free(&first);
 	}
 	test_denormals(net, &w, images);
+	test_bf16(net, &w, images, label);
 	free(images);
 	weights_free(&w);
 	net_free(net);

@@ -3,7 +3,7 @@
  * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD... prints a line of tabs for each: name, median and least
  * seconds; of a step, GFLOP as direct convolutions count them, GFLOP that are done, and GB that must be read and
  * written; MB that the process has taken at most (one workload a process, or it is that of the largest so far).
- * "NAME none": this engine has no such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's
+ * "NAME none": this engine, or this processor, has no such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's
  * GFLOP/s and a triad's GB/s. -l lists the usual workloads. -d: the first step's results, f32, of weights and images
  * that peer.py makes by the same formula: logits, then the gradient of the images or of all parameters in the order of
  * their names.
@@ -171,7 +171,7 @@ static struct bench setup(struct workload w)
 	for (int t = 0; t < w.teachers; t++) {
 		b.weights[t] = weights_new(b.net);
 		fill_weights(b.net, &b.weights[t], t);
-		b.plan[t] = plan_new(b.net, (struct plan_opts){ .purpose = w.purpose, .batch = w.batch }, err);
+		b.plan[t] = plan_new(b.net, (struct plan_opts){ .purpose = w.purpose, .batch = w.batch, .bf16 = w.half }, err);
 		if (!b.plan[t])
 			die("%s: %s", w.name, err);
 		plan_bind(b.plan[t], b.ws);
@@ -346,7 +346,7 @@ int main(int argc, char **argv)
 		} else {
 			struct workload w = parse(argv[optind]);
 
-			if (w.half)
+			if (w.half && (w.purpose == PLAN_TRAIN || !plan_fast_bf16()))
 				printf("%s\tnone\n", w.name);
 			else
 				measure(w, repeats, verbose, results);

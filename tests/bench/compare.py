@@ -311,7 +311,7 @@ def row(o, work, rows):
     offered = work.first(mine)
     peers = None
     if not offered:
-        notes.append("this program does not offer bf16")
+        notes.append("none of ours: this processor has no instructions for bf16")
         peers = of_row_before(work, rows)
     if peers is None:
         peers = take_turns(o, work if offered else None, start_peers(o, work, mine if offered else None, notes))
