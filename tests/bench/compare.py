@@ -14,6 +14,7 @@ import math
 import os
 import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -447,6 +448,7 @@ def rows(o, report):
 
 def main():
     o = options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is in the scratch folder goes with it
     o.logs = "build/bench"
     os.makedirs(o.logs, exist_ok=True)
     o.scratch = tempfile.mkdtemp(prefix="teddy-bench-")
