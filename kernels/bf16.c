@@ -1,10 +1,10 @@
 /* 3x3 convolution of stride 1 by Winograd F(4x4,3x3), products of bfloat16 pairs (VDPBF16PS) summed in float.
  *
- * winograd.c's scheme, V (36, tiles, C), U (36, K/16, C/2, 16, 2), M (36, tiles, K) = V * U, with two channels side by side
- * as the instruction takes them. V and U are rounded to eight bits, and the transforms enlarge what rounding does: at the
- * usual points 0, +-1, +-2, infinity eleven times as much as in a direct convolution, at 0, +-5/8, +-3/2, infinity five
- * times (an error of 1.2 % of the output's root mean square instead of 2.6). No coefficient there is rounded; they are a
- * few multiplications more.
+ * winograd.c's scheme, V (36, tiles, C), U (36, K/16, C/2, 16, 2), M (36, tiles, K) = V * U, with two channels side by
+ * side as the instruction takes them. V and U are rounded to eight bits, and the transforms enlarge what rounding does:
+ * at the usual points 0, +-1, +-2, infinity eleven times as much as in a direct convolution, at 0, +-5/8, +-3/2,
+ * infinity five times (an error of 1.2 % of the output's root mean square instead of 2.6). No coefficient there is
+ * rounded; they are a few multiplications more.
  *
  * Twelve tiles meet two panels at a time: 24 vectors of sums, two loads of U, and broadcasts that are operands.
  */

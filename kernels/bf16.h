@@ -1,8 +1,8 @@
-/* 3x3 convolutions of stride 1 with operands rounded to bfloat16, sums in float: kernels.h's wino_filter and wino_conv over
- * again, for synthesis alone. Everything outside the products stays float.
+/* 3x3 convolutions of stride 1 with operands rounded to bfloat16, sums in float: kernels.h's wino_filter and wino_conv
+ * over again, for synthesis alone. Everything outside the products stays float.
  *
- * A table of its own: a processor may have AVX-512 and no AVX512-BF16. The others compute the same by rounding, for tests
- * and for comparing results; that is slower than float.
+ * A table of its own: a processor may have AVX-512 and no AVX512-BF16. The others compute the same by rounding, for
+ * tests and for comparing results; that is slower than float.
  */
 #ifndef BF16_H
 #define BF16_H

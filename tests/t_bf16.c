@@ -1,5 +1,5 @@
-/* The bfloat16 convolution against a plain reference in double: how far rounding its operands may take it, and that each
- * instruction set's is rounded alike. TAP. */
+/* The bfloat16 convolution against a plain reference in double: how far rounding its operands may take it, and that
+ * each instruction set's is rounded alike. TAP. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
