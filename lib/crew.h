@@ -23,7 +23,7 @@ void crew_ready(struct crew *c, long step);
 int crew_wait(struct crew *c, long step);
 /* Steps taken, of all learners together. */
 long crew_done(struct crew *c);
-/* Ends: once all steps are taken or, with `stop`, those that are under way. 0, or -1 and the err of the step that failed. */
+/* Ends: once all steps are taken or, with `stop`, those that are under way. 0, or -1 and what the failed step said. */
 int crew_finish(struct crew *c, bool stop, char err[ERRLEN]);
 
 #endif

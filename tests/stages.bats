@@ -91,7 +91,8 @@ holds()
 }
 
 @test "cutmix | softlabel: batches come while epochs without end lie ahead" {
-	cutmix -e 2000000000 -b 40 <init.ts 2>work/said | timeout 60 softlabel -p pool.tar 2>>work/said | head -c 200000 >work/out
+	cutmix -e 2000000000 -b 40 <init.ts 2>work/said | timeout 60 softlabel -p pool.tar 2>>work/said |
+		head -c 200000 >work/out
 	[ "$(wc -c <work/out)" -eq 200000 ]
 }
 

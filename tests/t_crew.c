@@ -60,8 +60,8 @@ static void check_order(int workers)
 	ok(!r.early && waits, "%d workers: none before it may, and waiting waits for the last", workers);
 }
 
-/* All steps allowed at once: the one furthest behind goes next, so nobody is left alone at the end. With one worker that
- * is an order; several are as the system has them run. */
+/* All steps allowed at once: the one furthest behind goes next, so nobody is left alone at the end. With one worker
+ * that is an order; several are as the system has them run. */
 static void check_balance(void)
 {
 	struct record r = { .bad_learner = -1, .ready = STEPS };
