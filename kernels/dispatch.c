@@ -110,7 +110,8 @@ const struct kernels *kernels_named(const char *name)
 {
 #if defined __x86_64__
 	if (!strcmp(name, "avx512"))
-		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") ? &kernels_avx512 : NULL;
+		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+		    __builtin_cpu_supports("avx512dq") ? &kernels_avx512 : NULL;
 	if (!strcmp(name, "avx2"))
 		return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels_avx2 : NULL;
 #endif
