@@ -22,7 +22,7 @@ row()
 	"$bench" -t 1 -r 3 synth-convnet2-16-4x16 label-convnet2-16-3x4x16 eval-convnet2-16-4x16 >said
 	awk -F '\t' 'NF != 7 || !($2 >= $3 && $3 > 0 && $4 > 0 && $5 > 0 && $6 > 0 && $7 > 1) { exit 1 }
 		{ gflop[NR] = $4 } END { exit !(NR == 3 && gflop[2] > 2.9 * gflop[3] && gflop[1] > 1.9 * gflop[3]) }' said
-	[ "$("$bench" eval-convnet2-16-4x16-bf16)" = "eval-convnet2-16-4x16-bf16	none" ]
+	[ "$("$bench" train-convnet2-16-4x16-bf16)" = "train-convnet2-16-4x16-bf16	none" ]
 	[ "$("$bench" -l | grep -c -- -)" -gt 10 ]
 	run -2 --separate-stderr "$bench" label-convnet2-16-4x16
 	[[ $stderr == *"TEACHERSxIMAGESxSIDE expected"* ]]
@@ -40,11 +40,11 @@ row()
 
 @test "alone: the table, whole pipes too, and everything in JSON" {
 	"$root/tests/bench/run" --alone -t 1 -r 1 --rounds 1 --json all.json train-convnet2-16-in-4x16 \
-		student-convnet2-16-2x10x32 eval-convnet2-16-4x16-bf16 decode-10x32-1t >said 2>words
+		student-convnet2-16-2x10x32 train-convnet2-16-4x16-bf16 decode-10x32-1t >said 2>words
 	grep -q "our own figures alone" words
 	row train-convnet2-16-in-4x16
 	grep -Eq "^student-convnet2-16-2x10x32 +-?[0-9]" said # of runs this short the difference may be anything
-	grep -q "does not offer bf16" said
+	grep -q "none of ours: training has no bf16" said
 	grep -q "^decode-10x32-1t .*left out" said
 	"$python" - <<-'END'
 	import json
@@ -65,7 +65,7 @@ row()
 		ln -s "$(command -v $tool)" bin
 	done
 	run --separate-stderr env PATH="$PWD/bin" "$root/tests/bench/run" --alone -t 1 -r 1 eval-convnet2-16-4x16 \
-		eval-convnet2-16-4x16-bf16 student-convnet2-16-2x10x32
+		train-convnet2-16-4x16-bf16 student-convnet2-16-2x10x32
 	echo "$output" >said
 	[ "$status" -eq 0 ]
 	row eval-convnet2-16-4x16

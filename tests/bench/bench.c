@@ -3,10 +3,10 @@
  * bench [-v] [-t THREADS] [-r REPEATS] [-d FILE] WORKLOAD... prints a line of tabs for each: name, median and least
  * seconds; of a step, GFLOP as direct convolutions count them, GFLOP that are done, and GB that must be read and
  * written; MB that the process has taken at most (one workload a process, or it is that of the largest so far).
- * "NAME none": this engine, or this processor, has no such arithmetic. The workload "peak" prints what the machine can do, an FMA loop's
- * GFLOP/s and a triad's GB/s. -l lists the usual workloads. -d: the first step's results, f32, of weights and images
- * that peer.py makes by the same formula: logits, then the gradient of the images or of all parameters in the order of
- * their names.
+ * "NAME none": this engine, or this processor, has no such arithmetic. The workload "peak" prints what the machine can
+ * do, an FMA loop's GFLOP/s and a triad's GB/s. -l lists the usual workloads. -d: the first step's results, f32, of
+ * weights and images that peer.py makes by the same formula: logits, then the gradient of the images or of all
+ * parameters in the order of their names.
  */
 #include <math.h>
 #include <stdio.h>

@@ -312,7 +312,8 @@ def row(o, work, rows):
     offered = work.first(mine)
     peers = None
     if not offered:
-        notes.append("none of ours: this processor has no instructions for bf16")
+        notes.append("none of ours: training has no bf16" if work.name.startswith("train") else
+                     "none of ours: this processor has no instructions for bf16")
         peers = of_row_before(work, rows)
     if peers is None:
         peers = take_turns(o, work if offered else None, start_peers(o, work, mine if offered else None, notes))
@@ -432,18 +433,18 @@ def options():
 
 def rows(o, report):
     kinds = {"student": Student, "decode": Decode}
+    report["peaks"].append(peak(o))
     for name in o.workload or run([BENCH, "-l"]).split() + WHOLE:
         if name.startswith("decode") and (o.alone or int(name.split("-")[-1].removesuffix("t")) > o.t):
             say(f"{name:36} left out: " + ("PyTorch makes its pictures" if o.alone else f"{o.t} threads only"))
             continue
-        report["peaks"].append(peak(o))
         try:
             r = row(o, kinds.get(name.split("-")[0], Steps)(o, name), report["rows"])
         except Failed as e:
             raise Failed(f"{name}: {e}") from None
+        report["peaks"].append(peak(o))
         print_row(r, *(max(p[i] for p in report["peaks"]) for i in (0, 1)))
         report["rows"].append(r)
-    report["peaks"].append(peak(o))
 
 
 def main():
