@@ -146,8 +146,9 @@ static void ask(struct pool *p, const float *x, int n)
 	if (p->apart) {
 		set_threads(1);
 		#pragma omp parallel for num_threads(p->threads) schedule(static, 1)
-		for (int t = 0; t < p->apart; t++) /* by thread t % threads, whose workspace it has */
-			plan_forward(p->plan[t], n, x, logits_of(p, t));
+		for (int k = 0; k < p->threads; k++) /* those on one workspace are one's */
+			for (int t = k; t < p->apart; t += p->threads)
+				plan_forward(p->plan[t], n, x, logits_of(p, t));
 		set_threads(p->threads);
 	}
 	for (int t = p->apart; t < p->n; t++)

@@ -2,15 +2,13 @@
  *
  * winograd.c's scheme, V (36, tiles, C), U (36, K/16, C/2, 16, 2), M (36, tiles, K) = V * U, with two channels side by
  * side as the instruction takes them. V and U are rounded to eight bits, and the transforms enlarge what rounding does:
- * at the usual points 0, +-1, +-2, infinity eleven times as much as in a direct convolution, at 0, +-5/8, +-3/2,
- * infinity five times (an error of 1.2 % of the output's root mean square instead of 2.6). No coefficient there is
- * rounded; they are a few multiplications more.
+ * at wino.h's points five times as much as in a direct convolution, an error of 1.2 % of the output's root mean square
+ * (at 0, +-1, +-2, infinity eleven times, 2.6 %).
  *
  * Twelve tiles meet two panels at a time: 24 vectors of sums, two loads of U, and broadcasts that are operands.
  */
 #include "bf16.h"
-#include "micro.h"
-#include "sizes.h"
+#include "wino.h"
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -20,9 +18,6 @@ enum { PAIR = 2, HSKEW = 2 * SKEW };
 
 typedef float v16 __attribute__((vector_size(64)));
 typedef uint32_t v16u __attribute__((vector_size(64)));
-
-#define A (5.0f / 8)
-#define B (3.0f / 2)
 
 INLINE v16u load16(const uint16_t *p) { v16u v; memcpy(&v, p, sizeof v); return v; }
 
@@ -66,7 +61,7 @@ INLINE void store_halves(uint16_t *p, v8 v)
 
 void KERNEL(bf16_filter)(uint16_t *u, const float *w, int c, int k, bool flip)
 {
-	static const double a = A, b = B, na = 2 * A * A * (A * A - B * B), nb = 2 * B * B * (B * B - A * A);
+	static const double a = A, b = B, na = NA, nb = NB;
 	static const double G[SPAN][3] = {
 		{ 1 / (a * a * b * b), 0, 0 }, { 1 / na, a / na, a * a / na }, { 1 / na, -a / na, a * a / na },
 		{ 1 / nb, b / nb, b * b / nb }, { 1 / nb, -b / nb, b * b / nb }, { 0, 0, 1 },
@@ -91,13 +86,6 @@ void KERNEL(bf16_filter)(uint16_t *u, const float *w, int c, int k, bool flip)
 		}
 }
 
-/* B^T applied to six vectors. */
-#define INPUT(o0, o1, o2, o3, o4, o5, d0, d1, d2, d3, d4, d5) do { \
-	v8 p_ = d4 - B * B * d2, q_ = A * (d3 - B * B * d1), r_ = d4 - A * A * d2, s_ = B * (d3 - A * A * d1); \
-	v8 e0_ = A * A * B * B * d0 - (A * A + B * B) * d2 + d4, e5_ = A * A * B * B * d1 - (A * A + B * B) * d3 + d5; \
-	o0 = e0_, o1 = p_ + q_, o2 = p_ - q_, o3 = r_ + s_, o4 = r_ - s_, o5 = e5_; \
-} while (0)
-
 /* One tile of eight channels: 36 times eight halves, `plane` halves apart. x is the channel block's map (ih,iw,8). */
 static void input_halves(uint16_t *v, size_t plane, const float *x, int ih, int iw, int top, int left)
 {
@@ -110,21 +98,15 @@ static void input_halves(uint16_t *v, size_t plane, const float *x, int ih, int 
 			bool in = inside || (top + i >= 0 && top + i < ih && left + j >= 0 && left + j < iw);
 			d[i] = in ? load8(x + ((int64_t)(top + i) * iw + left + j) * 8) : zero8();
 		}
-		INPUT(t[0][j], t[1][j], t[2][j], t[3][j], t[4][j], t[5][j], d[0], d[1], d[2], d[3], d[4], d[5]);
+		INPUT_TRANSFORM(t[0][j], t[1][j], t[2][j], t[3][j], t[4][j], t[5][j], d[0], d[1], d[2], d[3], d[4], d[5]);
 	}
 	for (int i = 0; i < SPAN; i++) {
 		v8 o[SPAN];
-		INPUT(o[0], o[1], o[2], o[3], o[4], o[5], t[i][0], t[i][1], t[i][2], t[i][3], t[i][4], t[i][5]);
+		INPUT_TRANSFORM(o[0], o[1], o[2], o[3], o[4], o[5], t[i][0], t[i][1], t[i][2], t[i][3], t[i][4], t[i][5]);
 		for (int j = 0; j < SPAN; j++)
 			store_halves(v + (i * SPAN + j) * plane, o[j]);
 	}
 }
-
-/* A^T applied to six vectors. */
-#define OUTPUT(o0, o1, o2, o3, m0, m1, m2, m3, m4, m5) do { \
-	v8 a_ = m1 + m2, b_ = m1 - m2, c_ = m3 + m4, d_ = m3 - m4; \
-	o0 = m0 + a_ + c_, o1 = A * b_ + B * d_, o2 = A * A * a_ + B * B * c_, o3 = A * A * A * b_ + B * B * B * d_ + m5; \
-} while (0)
 
 static void output_floats(float *y, const float *m, size_t plane, v8 bias, int oh, int ow, int top, int left)
 {
@@ -135,11 +117,11 @@ static void output_floats(float *y, const float *m, size_t plane, v8 bias, int o
 		v8 d[SPAN];
 		for (int i = 0; i < SPAN; i++)
 			d[i] = load8(m + (i * SPAN + j) * plane);
-		OUTPUT(t[0][j], t[1][j], t[2][j], t[3][j], d[0], d[1], d[2], d[3], d[4], d[5]);
+		OUTPUT_TRANSFORM(t[0][j], t[1][j], t[2][j], t[3][j], d[0], d[1], d[2], d[3], d[4], d[5]);
 	}
 	for (int i = 0; i < rows; i++) {
 		v8 o[TILE];
-		OUTPUT(o[0], o[1], o[2], o[3], t[i][0], t[i][1], t[i][2], t[i][3], t[i][4], t[i][5]);
+		OUTPUT_TRANSFORM(o[0], o[1], o[2], o[3], t[i][0], t[i][1], t[i][2], t[i][3], t[i][4], t[i][5]);
 		for (int j = 0; j < cols; j++)
 			store8(y + ((int64_t)(top + i) * ow + left + j) * 8, o[j] + bias);
 	}

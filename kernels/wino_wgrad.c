@@ -6,12 +6,12 @@
  * multiplied as they lie. A pair of parts goes through all 36 products dU = V^T M while they stay in L2, and straight
  * back through G into dw: dU as a whole would be four times as large as the weights.
  */
-#include "wino_input.h"
+#include "wino.h"
 #include "isa.h"
 
 /* A applied to four vectors: the adjoint of OUTPUT_TRANSFORM. */
 #define OUTPUT_ADJOINT(o0, o1, o2, o3, o4, o5, d0, d1, d2, d3) do { \
-	v8 a_ = d0 + d2, b_ = d1 + d3, c_ = d0 + 4 * d2, d_ = 2 * d1 + 8 * d3; \
+	v8 a_ = d0 + A * A * d2, b_ = A * d1 + A * A * A * d3, c_ = d0 + B * B * d2, d_ = B * d1 + B * B * B * d3; \
 	o0 = d0, o1 = a_ + b_, o2 = a_ - b_, o3 = c_ + d_, o4 = c_ - d_, o5 = d3; \
 } while (0)
 
@@ -38,8 +38,8 @@ INLINE void output_tile_back(float *m, size_t plane, const float *dy, int oh, in
 
 /* G^T applied to six vectors. */
 #define FILTER_ADJOINT(o0, o1, o2, u0, u1, u2, u3, u4, u5) do { \
-	v8 a_ = (u1 + u2) * (1.0f / 6), b_ = (u2 - u1) * (1.0f / 6), c_ = u3 + u4, d_ = (u3 - u4) * (1.0f / 12); \
-	o0 = u0 * 0.25f - a_ + c_ * (1.0f / 24), o1 = b_ + d_, o2 = c_ * (1.0f / 6) - a_ + u5; \
+	v8 a_ = (u1 + u2) * (1 / NA), b_ = (u1 - u2) * (A / NA), c_ = (u3 + u4) * (1 / NB), d_ = (u3 - u4) * (B / NB); \
+	o0 = u0 * (1 / N0) + a_ + c_, o1 = b_ + d_, o2 = A * A * a_ + B * B * c_ + u5; \
 } while (0)
 
 /* dw (9,8) += G^T du G for the eight outputs of one input channel. */

@@ -1,7 +1,7 @@
 /* 3x3 convolution of stride 1 by Winograd F(4x4,3x3): a quarter of the multiplications.
  *
- * Y = A^T [ (G g G^T) . (B^T d B) ] A for each 4x4 tile of the output, d the 6x6 inputs under it (Lavin & Gray 2016,
- * points 0, +-1, +-2, infinity). The 36 products over channels are 36 matrix products:
+ * Y = A^T [ (G g G^T) . (B^T d B) ] A for each 4x4 tile of the output, d the 6x6 inputs under it (Lavin & Gray 2016;
+ * the points are wino.h's). The 36 products over channels are 36 matrix products:
  *
  *     V (36, tiles, C)  input transform      U (36, K/16, C, 16)  filters      M (36, tiles, K) = V * U
  *
@@ -10,13 +10,13 @@
  * U and six broadcasts of V for 12 multiply-adds. V's and M's 36 planes are set apart by 16 floats more than they need,
  * lest they all fall into one cache set.
  */
-#include "wino_input.h"
+#include "wino.h"
 #include "isa.h"
 
 /* G applied to three vectors. */
 #define FILTER_TRANSFORM(o0, o1, o2, o3, o4, o5, g0, g1, g2) do { \
-	v8 a_ = (g0 + g2) * (-1.0f / 6), b_ = g1 * (1.0f / 6), c_ = g0 * (1.0f / 24) + g2 * (1.0f / 6), d_ = g1 * (1.0f / 12); \
-	o0 = g0 * 0.25f, o1 = a_ - b_, o2 = a_ + b_, o3 = c_ + d_, o4 = c_ - d_, o5 = g2; \
+	v8 a_ = (g0 + A * A * g2) * (1 / NA), b_ = g1 * (A / NA), c_ = (g0 + B * B * g2) * (1 / NB), d_ = g1 * (B / NB); \
+	o0 = g0 * (1 / N0), o1 = a_ + b_, o2 = a_ - b_, o3 = c_ + d_, o4 = c_ - d_, o5 = g2; \
 } while (0)
 
 /* Eight filters of one input channel, a lane each: 36 vectors, `point` floats apart. */
@@ -54,12 +54,6 @@ void KERNEL(wino_filter)(float *u, const float *w, int c, int k, bool flip)
 			filter_tile(u + ((size_t)(o / PANEL) * c + i) * PANEL + o % PANEL, point, v);
 		}
 }
-
-/* A^T applied to six vectors. */
-#define OUTPUT_TRANSFORM(o0, o1, o2, o3, m0, m1, m2, m3, m4, m5) do { \
-	v8 a_ = m1 + m2, b_ = m1 - m2, c_ = m3 + m4, d_ = m3 - m4; \
-	o0 = m0 + a_ + c_, o1 = b_ + 2 * d_, o2 = a_ + 4 * c_, o3 = b_ + 8 * d_ + m5; \
-} while (0)
 
 INLINE void output_tile(float *y, const float *m, size_t plane, v8 bias, int oh, int ow, int top, int left)
 {

@@ -1,16 +1,33 @@
-/* Winograd's input transform V = B^T d B, which convolution and weight gradient share. */
-#ifndef WINO_INPUT_H
-#define WINO_INPUT_H
+/* Winograd's F(4x4,3x3) at the points 0, +-A, +-B, infinity, along one axis: what its files share. V = B^T d B of a tile.
+ *
+ * Any five points will do; these are short binary fractions, so that no coefficient but the filters' is rounded, and
+ * enlarge what rounding does elsewhere half as much as 0, +-1, +-2 (which need three operations less).
+ */
+#ifndef WINO_H
+#define WINO_H
 
 #include "kernels.h"
 #include "micro.h"
 #include "sizes.h"
 
+#define A (5.0f / 8)
+#define B (3.0f / 2)
+/* What the filters' side is divided by: the products of a point's distances to the others. */
+#define N0 (A * A * B * B)
+#define NA (2 * A * A * (A * A - B * B))
+#define NB (2 * B * B * (B * B - A * A))
+
 /* B^T applied to six vectors. */
 #define INPUT_TRANSFORM(o0, o1, o2, o3, o4, o5, d0, d1, d2, d3, d4, d5) do { \
-	v8 p_ = d4 - 4 * d2, q_ = d3 - 4 * d1, r_ = d4 - d2, s_ = 2 * (d3 - d1); \
-	v8 e0_ = 4 * d0 - 5 * d2 + d4, e5_ = 4 * d1 - 5 * d3 + d5; \
+	v8 p_ = d4 - B * B * d2, q_ = A * (d3 - B * B * d1), r_ = d4 - A * A * d2, s_ = B * (d3 - A * A * d1); \
+	v8 e0_ = A * A * B * B * d0 - (A * A + B * B) * d2 + d4, e5_ = A * A * B * B * d1 - (A * A + B * B) * d3 + d5; \
 	o0 = e0_, o1 = p_ + q_, o2 = p_ - q_, o3 = r_ + s_, o4 = r_ - s_, o5 = e5_; \
+} while (0)
+
+/* A^T applied to six vectors. */
+#define OUTPUT_TRANSFORM(o0, o1, o2, o3, m0, m1, m2, m3, m4, m5) do { \
+	v8 a_ = m1 + m2, b_ = m1 - m2, c_ = m3 + m4, d_ = m3 - m4; \
+	o0 = m0 + a_ + c_, o1 = A * b_ + B * d_, o2 = A * A * a_ + B * B * c_, o3 = A * A * A * b_ + B * B * B * d_ + m5; \
 } while (0)
 
 /* One tile of eight channels: 36 vectors, `plane` floats apart. x is the channel block's map (ih,iw,8). */
@@ -54,7 +71,7 @@ INLINE void input_tile(float *v, size_t plane, const float *x, int ih, int iw, i
 
 /* V of the tiles from `first` on, counted through all images: (36, C/width, tiles, width), planes `plane` floats apart.
  * width: all channels where V's rows are what is multiplied, a part of them where its columns are. */
-static void input_block(float *v, size_t plane, int width, const float *x, int64_t first, int tiles,
+INLINE void input_block(float *v, size_t plane, int width, const float *x, int64_t first, int tiles,
     const struct wino_shape *s)
 {
 	int cb = pad8(s->c) / 8, tw = (s->ow + TILE - 1) / TILE, per = (s->oh + TILE - 1) / TILE * tw, each = width / 8;
