@@ -123,7 +123,7 @@ void *ealigned(size_t n, size_t size)
 	/* Large arrays start on a huge page and ask for more of them: what is read in many places at once (Winograd's 36
 	 * planes) otherwise spends its time on page tables. */
 	bool large = room >= HUGE_PAGE;
-	if (!(p = aligned_alloc(large ? HUGE_PAGE : 64, room)))
+	if (posix_memalign(&p, large ? HUGE_PAGE : 64, room))
 		die("out of memory: %zu bytes wanted", bytes);
 	if (large)
 		madvise(p, room, MADV_HUGEPAGE); /* a wish: without it the array is as good, but slower */
