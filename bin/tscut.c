@@ -6,6 +6,7 @@
 
 #include "../formats/header.h"
 #include "../formats/tstream.h"
+#include "../lib/args.h"
 #include "../lib/rng.h"
 #include "../lib/times.h"
 
@@ -86,15 +87,10 @@ static bool in_ranges(const struct ranges *x, int64_t v)
 /* LOW:HIGH, or one number for both. */
 static void parse_keep(struct keep *k, const char *s)
 {
-	char *copy = estrdup(s), *colon = strchr(copy, ':');
-
-	if (colon)
-		*colon++ = '\0';
 	k->on = true;
-	k->lo = k->hi = ereal("--keep", copy, 0, 1);
-	if (colon)
-		k->hi = ereal("--keep", colon, k->lo, 1);
-	free(copy);
+	ereal_range("--keep", s, 0, 1, &k->lo, &k->hi);
+	if (k->hi < k->lo)
+		usage("--keep %s: LOW:HIGH expected, LOW first", s);
 }
 
 static void parse_classes(struct job *j)
@@ -465,12 +461,12 @@ int main(int argc, char **argv)
 		ets_header(out, header);
 		return 0;
 	}
-	if (ts_create(&j.w, out, header) < 0)
-		die("%s", j.w.err);
 	if (j.keep.on && !seek)
 		die("%s: --keep reads it twice, so that it must be a regular file, named by FILE", j.r.name);
 	if (j.keep.on)
 		draw_kept(&j);
+	if (ts_create(&j.w, out, header) < 0)
+		die("%s", j.w.err);
 	if (seek)
 		by_seeking(&j);
 	else
