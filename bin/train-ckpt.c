@@ -133,8 +133,8 @@ static void parse(struct options *o, int argc, char **argv)
 		o->last = o->epochs;
 	if (o->last > o->epochs || o->first > o->last)
 		usage("-f, -l and -e: FIRST <= LAST <= EPOCHS expected");
-	if (o->arch && !o->epochs && (o->first || o->keep || o->state))
-		usage("-f, -k and --state are about training, with -e 0 there is none");
+	if (o->arch && !o->epochs && (o->first || o->keep || o->state || o->val))
+		usage("-f, -k, -t and --state are about training, with -e 0 there is none");
 	if (o->networks && (o->pool || o->epochs))
 		usage("-n is for networks as they begin (-e 0)");
 	if (o->arch && o->epochs)
