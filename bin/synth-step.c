@@ -1,4 +1,5 @@
 /* synth-step(1): units -> the same units, some iterations of synthesis further */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,7 +165,8 @@ static void parse(struct job *j, int argc, char **argv)
 		case TEACHERS: o->subset = eint("--teachers", optarg, 1, 1 << 20); break;
 		case DRAW: o->draw = choice("--draw", optarg, draws, LEN(draws)); break;
 		case MATCH:
-			o->features = false;
+			o->features = o->depth = false;
+			o->deviations = 0;
 			if (!strcmp(optarg, "global"))
 				j->class_weight = 0;
 			else if (!strcmp(optarg, "class"))
@@ -215,9 +217,9 @@ static void parse(struct job *j, int argc, char **argv)
 	if (j->cli.header && !j->total)
 		usage("--header: -N TOTAL is needed, units are not read");
 	if (o->features && !j->real)
-		usage("--match features: real images to match are needed (--real)");
+		usage("--match features, maps: real images to match are needed (--real)");
 	if (o->features && o->ce > 0)
-		usage("--match features leaves the classifier out: --ce 0 it is");
+		usage("--match features, maps: the classifier is left out, --ce 0 it is");
 	if (j->real && j->stats)
 		usage("-s and --real: statistics come from one of them");
 	if (o->ce < 0)
@@ -333,8 +335,8 @@ static struct val *store_unit(const struct job *j, const struct val *frame, cons
 	return unit_put(&j->form, frame, &d);
 }
 
-/* The range of real pixels; one array of two halves, the caller's to free. */
-static float *clamp_to_real(const struct job *j, struct unit *u)
+/* The range that pixels are held in, that of real ones or none; one array of two halves, the caller's to free. */
+static float *set_range(const struct job *j, struct unit *u)
 {
 	size_t plane = (size_t)j->form.chw[1] * j->form.chw[2], pixels = u->n * plane * j->form.chw[0];
 	float *lo = emalloc(2 * pixels * sizeof *lo), *hi = lo + pixels;
@@ -342,8 +344,8 @@ static float *clamp_to_real(const struct job *j, struct unit *u)
 	for (size_t i = 0; i < pixels; i++) {
 		int c = i / plane % j->form.chw[0];
 
-		lo[i] = (0 - j->form.norm.mean[c]) / j->form.norm.std[c];
-		hi[i] = (1 - j->form.norm.mean[c]) / j->form.norm.std[c];
+		lo[i] = j->no_clamp ? -INFINITY : (0 - j->form.norm.mean[c]) / j->form.norm.std[c];
+		hi[i] = j->no_clamp ? INFINITY : (1 - j->form.norm.mean[c]) / j->form.norm.std[c];
 	}
 	u->lo = lo, u->hi = hi;
 	return lo;
@@ -467,13 +469,12 @@ static struct val *one_unit(struct job *j, const struct ts_reader *r, const stru
 {
 	struct unit u;
 	struct val *out;
-	float *range = NULL;
+	float *range;
 
 	load_unit(j, r, t->saved ? t->saved : t->frame, &u);
 	if (t->saved && j->cli.verbose)
 		warn("unit %lld: from iteration %lld", (long long)u.number, (long long)u.opt.step);
-	if (!j->no_clamp)
-		range = clamp_to_real(j, &u);
+	range = set_range(j, &u);
 	if (u.n > j->room) {
 		synth_free(*s);
 		*s = synth_new(&j->opt, j->ref, j->nteacher, j->room = u.n);

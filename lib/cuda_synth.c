@@ -171,12 +171,12 @@ static void place_targets(struct device_synth *s, struct member *m, const struct
 		if (g->tap < 0)
 			continue;
 		const struct layer_stats *l = &stats[g->tap];
-		bool classes = s->o.class_weight > 0;
+		size_t all = e->c * sizeof(float), each = s->o.class_weight > 0 ? l->nclass * all : 0;
 		layer[g->tap] = (struct gpu_match){ .sum = e->sum, .sumsq = e->sumsq, .a = e->ta, .b = e->tb, .c = e->c, .cp = e->cp,
-			.ref = cuda_copy(&s->mem, p->tap_ref[g->tap], e->c * sizeof(float)), .mean = cuda_copy(&s->mem, l->mean, e->c * sizeof(float)),
-			.var = cuda_copy(&s->mem, l->var, e->c * sizeof(float)), .per = p->tap[g->tap].per, .multiplier = g->tap ? 1 : s->o.first,
-			.cmean = classes ? cuda_copy(&s->mem, l->cmean, (size_t)l->nclass * e->c * sizeof(float)) : NULL,
-			.cvar = classes ? cuda_copy(&s->mem, l->cvar, (size_t)l->nclass * e->c * sizeof(float)) : NULL };
+			.ref = cuda_copy(&s->mem, p->tap_ref[g->tap], all), .mean = cuda_copy(&s->mem, l->mean, all),
+			.var = cuda_copy(&s->mem, l->var, all), .per = p->tap[g->tap].per,
+			.multiplier = g->tap ? 1 : s->o.first, .cmean = each ? cuda_copy(&s->mem, l->cmean, each) : NULL,
+			.cvar = each ? cuda_copy(&s->mem, l->cvar, each) : NULL };
 		m->maxc = MAX(m->maxc, e->c);
 	}
 	m->layer = cuda_copy(&s->mem, layer, (p->ntap + 1) * sizeof *layer);

@@ -63,7 +63,7 @@ struct unit {
 	float *x;               /* (n,C,H,W) */
 	struct optim opt;       /* moments over x; opt.step = iterations done */
 	int64_t total;          /* iterations in all */
-	const float *lo, *hi;   /* (n*C*H*W) clamp: the range of real pixels; NULL: none */
+	const float *lo, *hi;   /* (n*C*H*W) clamp: the range of real pixels, or infinite */
 };
 
 struct synth_loss {

@@ -98,6 +98,19 @@ setup()
 	[ "$(for what in features features:1 maps maps:1; do md5sum <"$what.ts"; done | sort -u | wc -l)" -eq 4 ]
 }
 
+@test "pixels stay within the range of real ones, unless they may leave it" {
+	for clamp in "" --no-clamp; do
+		dm -N 4 --lr 50 --float $clamp -o "range$clamp.ts" <classes.ts
+	done
+	"$python" - <<-'END'
+	import tstream
+	for name, inside in ("range", True), ("range--no-clamp", False):
+	    header, frames = tstream.read(name + ".ts")
+	    pixel = [f["images.f32"] * header["std"][0] + header["mean"][0] for f in frames]
+	    assert all(x.min() > -1e-6 and x.max() < 1 + 1e-6 for x in pixel) == inside
+	END
+}
+
 @test "CDA's crops are whole at first" {
 	synth-step -p pool.tar -s stats.ts -N 4 -n 1 --aug none -o none.ts <init.ts
 	synth-step -p pool.tar -s stats.ts -N 4 -n 1 --aug cda:0.1 -o cda.ts <init.ts
