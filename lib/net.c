@@ -348,7 +348,7 @@ static int append(struct net *n, enum op op, int a, int b, int c)
 	*v = (struct node){ .op = op, .in = { a, b }, .nin = 1 + (b >= 0), .c = c, .h = 1, .w = 1 };
 	for (int role = 0; role < P_COUNT; role++)
 		v->param[role] = -1;
-	snprintf(v->name, sizeof v->name, "features.%d", n->nnode);
+	snprintf(v->name, sizeof v->name, "output.%d", n->nnode); /* torchvision has features.K */
 	return n->nnode++;
 }
 

@@ -112,6 +112,55 @@ static void test_eval(struct problem *p, struct workspace *ws)
 	plan_free(plan);
 }
 
+/* The classifier by hand on what net_features() leaves, forwards and back: the whole network's logits and gradient. */
+static void test_features(struct problem *p, struct workspace *ws)
+{
+	const struct node *last = &p->net->node[p->net->nnode - 1];
+	const float *w = weights_param(p->net, &p->weights, last->param[P_WEIGHT]); /* (K,F) */
+	const float *b = weights_param(p->net, &p->weights, last->param[P_BIAS]);
+	int f = net_width(p->net, false), all = net_width(p->net, true);
+	float *grad = ecalloc(p->pixels, sizeof *grad), *logits = ecalloc((size_t)p->n * p->k, sizeof *logits);
+	double off = 0, top = 0;
+
+	for (int deep = 0; deep < 2; deep++) {
+		char err[ERRLEN];
+		struct net *net = net_features(p->net, deep, err);
+		int width = deep ? all : f;
+		float *x = ecalloc((size_t)p->n * width, sizeof *x), *dx = ecalloc((size_t)p->n * width, sizeof *dx);
+		struct plan *plan = net ? plan_new(net, (struct plan_opts){ .purpose = PLAN_SYNTH, .batch = p->n }, err) : NULL;
+
+		if (!plan)
+			die("%s: %s", p->name, err);
+		plan_load(plan, &p->weights);
+		plan_bind(plan, ws);
+		plan_forward(plan, p->n, p->images, x);
+		for (int i = 0; i < p->n * p->k; i++) {
+			double sum = b[i % p->k];
+			for (int j = 0; j < f; j++)
+				sum += (double)w[(size_t)(i % p->k) * f + j] * x[(size_t)(i / p->k) * width + j];
+			logits[i] = sum;
+		}
+		loss_ce(logits, p->label, p->n, p->k, p->dlogits);
+		for (int i = 0; i < p->n; i++)
+			for (int j = 0; j < f; j++)
+				for (int k = 0; k < p->k; k++)
+					dx[(size_t)i * width + j] += p->dlogits[i * p->k + k] * w[(size_t)k * f + j];
+		plan_backward(plan, p->n, dx, grad, NULL);
+		off = off_max(logits, want32(p, "eval.logits", (size_t)p->n * p->k), (size_t)p->n * p->k);
+		top = off_images(p, "ce.grad", grad);
+		ok(net->nclass == width && off <= BOUND_LOGITS && top <= BOUND,
+		    "%s: %d features%s: logits off by %.1e, image gradient by %.1e", p->name, width,
+		    deep ? ", with earlier ones behind" : "", off, top);
+		plan_free(plan);
+		net_free(net);
+		free(x), free(dx);
+	}
+	ok((all > f) == (net_has(p->net, OP_MAXPOOL) || net_has(p->net, OP_AVGPOOL) || net_has(p->net, OP_ADD)),
+	    "%s: %d earlier features beside the %d last ones", p->name, all - f, f);
+	free(grad);
+	free(logits);
+}
+
 static void test_train(struct problem *p, struct workspace *ws)
 {
 	struct plan *plan = make_plan(p, PLAN_TRAIN, p->n, ws);
@@ -142,6 +191,7 @@ static void test_net(struct problem *p, struct workspace *ws)
 	test_drops(p, OP_DROPPATH);
 	test_init(p);
 	test_eval(p, ws);
+	test_features(p, ws);
 	if (val_get(p->frame, "train.logits"))
 		test_train(p, ws); /* last: it changes the running statistics */
 }
