@@ -104,6 +104,41 @@ static void siamese(const struct pool *p)
 	fresh_free(all);
 }
 
+/* Steps of SGD against its formula, with momentum and weight decay, from the gradients where they were. */
+static void descent(const struct pool *p)
+{
+	struct fresh *few = make_fresh(2);
+	struct synth_opts o = plain;
+	struct unit u = make_unit(8, 5), by_hand = make_unit(8, 5);
+	struct synth *s;
+	struct synth_loss loss;
+	double m[8 * PIX] = { 0 }, off = 0, way = 0;
+	float dx[8 * PIX];
+	char err[ERRLEN];
+
+	o.fresh = few, o.features = true, o.ce = 0, o.draw = DRAW_ITERATION, o.sched = SCHED_CONST;
+	o.opt = OPT_SGD, o.lr = 0.2, o.momentum = 0.7, o.weight_decay = 0.01;
+	optim_free(&u.opt);
+	u.opt = optim_new(OPT_SGD, 8 * PIX);
+	s = synth_new(&o, p->ref, POOL, 8);
+	for (by_hand.opt.step = 0; by_hand.opt.step < 4; by_hand.opt.step++) {
+		if (synth_gradient(s, &by_hand, dx, &loss, err) < 0 || synth_run(s, &u, 1, &loss, err) < 0)
+			die("%s", err);
+		for (int i = 0; i < 8 * PIX; i++) {
+			m[i] = 0.7 * m[i] + dx[i] + 0.01 * by_hand.x[i];
+			double x = by_hand.x[i] - 0.2 * m[i];
+			way = fmax(way, fabs(x - by_hand.x[i]));
+			by_hand.x[i] = x < low[i] ? low[i] : x > high[i] ? high[i] : x;
+			off = fmax(off, fabs(u.x[i] - by_hand.x[i]));
+		}
+	}
+	ok(off < 1e-5 * way && u.opt.step == 4, "SGD with momentum: %.2g off on a way of %.2g", off, way);
+	synth_free(s);
+	free_unit(&u);
+	free_unit(&by_hand);
+	fresh_free(few);
+}
+
 int main(void)
 {
 	struct pool *p = make_pool();
@@ -112,6 +147,7 @@ int main(void)
 	set_threads(2);
 	fresh_gradients(p);
 	siamese(p);
+	descent(p);
 	free_pool(p);
 	return tap_end();
 }
