@@ -85,7 +85,7 @@ teachers()
 	local name
 
 	product pool-run.tar "teachers: $arch, $epochs epochs" \
-		"train-ckpt -a $arch -e $epochs $teacher --seed 0 -t test.ts <train.ts"
+		"train-ckpt -a $arch -e $epochs${until:+ -l $until} $teacher --seed 0 -t test.ts <train.ts"
 	part pool-full.tar "$epochs"
 	for name in weak early middle late; do
 		part "pool-$name.tar" "${!name}"
