@@ -82,10 +82,12 @@ split_lists()
 # teachers: the training run, and the pools that are parts of it
 teachers()
 {
-	local name
+	local name stop=
 
+	# A search has no use for the converged ones.
+	[[ $dataset != *-val ]] || stop=" -l ${weak##*,}"
 	product pool-run.tar "teachers: $arch, $epochs epochs" \
-		"train-ckpt -a $arch -e $epochs${until:+ -l $until} $teacher --seed 0 -t test.ts <train.ts"
+		"train-ckpt -a $arch -e $epochs$stop $teacher --seed 0 -t test.ts <train.ts"
 	part pool-full.tar "$epochs"
 	for name in weak early middle late; do
 		part "pool-$name.tar" "${!name}"
