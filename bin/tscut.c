@@ -12,7 +12,7 @@
 
 static const char help[] =
 	"usage: tscut [-u UNITS] [-c CLASSES] [-i INDICES] [--frames LIST] [--keep SHARE [--seed N]] [-v] [-o FILE] [FILE]\n"
-	"  -u UNITS       frames of these units, as 0-9,12,20-\n"
+	"  -u UNITS       frames of these units, as 0-9,12,20-, or 0-:10 for every tenth\n"
 	"  -c CLASSES     images of these classes, by name or number, separated by commas\n"
 	"  -i INDICES     images by their place in the stream, counted from 0\n"
 	"  --frames LIST  frames by their place, counted from 0\n"
@@ -24,7 +24,7 @@ static const char help[] =
 	"  -h, -V         help, version\n";
 
 struct range {
-	int64_t lo, hi; /* hi: INT64_MAX where the range is open */
+	int64_t lo, hi, step; /* every step-th from lo on; hi: INT64_MAX where the range is open */
 };
 
 struct ranges {
@@ -54,15 +54,19 @@ struct job {
 
 static void parse_ranges(struct ranges *x, const char *what, const char *s)
 {
-	char *copy = estrdup(s), *part, *rest = copy, *dash;
+	char *copy = estrdup(s), *part, *rest = copy, *dash, *colon;
 
 	x->text = s;
 	while ((part = strsep(&rest, ","))) {
-		struct range r;
+		struct range r = { .step = 1 };
 
 		dash = strchr(part, '-');
 		if (dash)
 			*dash++ = '\0';
+		if (dash && (colon = strchr(dash, ':'))) {
+			*colon++ = '\0';
+			r.step = eint(what, colon, 1, INT64_MAX);
+		}
 		r.lo = r.hi = eint(what, part, 0, INT64_MAX - 1);
 		if (dash)
 			r.hi = *dash ? eint(what, dash, r.lo, INT64_MAX - 1) : INT64_MAX;
@@ -79,7 +83,7 @@ static bool in_ranges(const struct ranges *x, int64_t v)
 	if (!x->text)
 		return true;
 	for (i = 0; i < x->n; i++)
-		if (v >= x->r[i].lo && v <= x->r[i].hi)
+		if (v >= x->r[i].lo && v <= x->r[i].hi && (v - x->r[i].lo) % x->r[i].step == 0)
 			return true;
 	return false;
 }

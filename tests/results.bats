@@ -112,7 +112,7 @@ claim()
 	grep -qE '^synth_lr=0.1 iterations=[23] alpha=[12]$' best
 	grep -qx synth_lr=0.1 searched
 	jq -r '.made[]' rows/sample-val/search-0.1-2-1.json >made
-	grep -q '^tscut -i $every_tenth all.ts -o test.ts' made
+	grep -q '^tscut -i 0-:10 all.ts -o test.ts' made
 	run ! grep -q 'load-images.*$test' made
 	[ "$(tsinfo --json <out/sample-val/test.ts | jq .images)" -eq 600 ]
 	[ "$(tsinfo --json <out/sample-val/train.ts | jq .images)" -eq 5400 ]

@@ -1,4 +1,6 @@
 # A row from its students (results of evaluate, in a list) and what rows.sh says of it.
+# What was read from a file, which has one value.
+def only: if length == 1 then .[0] else error("not one value") end;
 .[0].protocol as $protocol | map(.students[0]) as $all | ($all | map(.accuracy)) as $a | ($a | length) as $n |
 ($a | add / $n) as $mean |
 {
@@ -10,10 +12,10 @@
 	},
 	students: $all,
 	protocol: $protocol,
-	made: ($made | split("\n")),
-	facts: $facts,
-	history: $history,
-	cost: ($cost + { students: { seconds: ($all | map(.seconds) | add) } }),
+	made: ($made | rtrimstr("\n") | split("\n")),
+	facts: ($facts | only),
+	history: ($history | only),
+	cost: (($cost | only) + { students: { seconds: ($all | map(.seconds) | add) } }),
 	threads: $threads,
 	isa: $isa,
 	date: $date

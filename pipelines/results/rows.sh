@@ -296,11 +296,10 @@ write_row()
 	mapfile -t files < <(results_of "$1")
 	mkdir -p "$kept"
 	# shellcheck disable=SC2046,SC2086 # names
-	(cd "$out" && cat "${files[@]}") | jq -s --tab --arg name "$1" --arg dataset "$dataset" --arg made "$(lines_of "$1")" \
+	(cd "$out" && cat "${files[@]}") | jq -s --tab --arg name "$1" --arg dataset "$dataset" --rawfile made <(lines_of "$1") \
 		--arg isa "$(isa)" --arg date "$(date +%F)" --argjson threads "$(nproc)" \
-		--argjson facts "$(facts_of ${facts[$1]-})" \
-		--argjson history "$(histories ${seen[$1]})" \
-		--argjson cost "$(cost ${seen[$1]} $(used "${how[$1]}"))" \
+		--slurpfile facts <(facts_of ${facts[$1]-}) --slurpfile history <(histories ${seen[$1]}) \
+		--slurpfile cost <(cost ${seen[$1]} $(used "${how[$1]}")) \
 		-f "$here/row.jq" | save "$kept/$1.json"
 	say "$dataset, $1: $(cell "$1") %"
 }
@@ -325,7 +324,6 @@ measure()
 	data_set "${dataset%-val}" || { say "$dataset: not in $data, skipped" && return; }
 	# "search" measures twice; the folder stays its own.
 	[ -n "${log-}" ] || { check_device && begin_steps; }
-	[[ $dataset != *-val ]] || split_lists
 	need train.ts test.ts
 	for name in train.ts test.ts; do
 		note[$name]=$(tsinfo --history "$out/$name" | sed -n '1s/^\(load-images\)\{0,1\} *//p')
