@@ -69,6 +69,27 @@ struct net *net_copy(const struct net *n)
 	return m;
 }
 
+static bool same(const void *a, const void *b, size_t bytes)
+{
+	return !a == !b && (!a || !memcmp(a, b, bytes));
+}
+
+bool net_alike(const struct net *a, const struct net *b)
+{
+	if (a->nnode != b->nnode)
+		return false;
+	for (int i = 0; i < a->nnode; i++) {
+		const struct node *v = &a->node[i], *w = &b->node[i];
+
+		if (v->op != w->op || v->nin != w->nin || !same(v->in, w->in, v->nin * sizeof *v->in) || v->c != w->c || v->h != w->h ||
+		    v->w != w->w || v->k != w->k || v->stride != w->stride || v->pad != w->pad || v->groups != w->groups ||
+		    v->has_bias != w->has_bias || v->eps != w->eps || v->p != w->p || !same(v->map, w->map, v->c * sizeof *v->map) ||
+		    !same(v->scale, w->scale, v->c * sizeof *v->scale) || !same(v->shift, w->shift, v->c * sizeof *v->shift))
+			return false;
+	}
+	return true;
+}
+
 /* Output size of a window of k every stride over size with padding on both sides; 0 when it does not fit. */
 static int window(int size, int k, int stride, int pad)
 {

@@ -110,6 +110,8 @@ int net_add(struct net *n, const struct node *proto, int out_channels, char err[
 int net_finish(struct net *n, int nclass, char err[ERRLEN]);
 void net_free(struct net *n);
 struct net *net_copy(const struct net *n);
+/* The same graph, shapes and constants, whatever nodes are called: a plan of one takes the weights of the other. */
+bool net_alike(const struct net *a, const struct net *b);
 
 /* An architecture by name for images of shape chw: convnetD[-W], with "-in" appended for instance norm; torchvision's,
  * with "-small" appended for small images. NULL and err (with the list of names) otherwise. */

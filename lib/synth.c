@@ -151,14 +151,26 @@ int synth_subset(const struct synth *s, const struct unit *u, int64_t iteration,
 
 static struct plan *plan_of(const struct synth *s, const struct slot *t, enum purpose purpose, char err[ERRLEN])
 {
-	const struct teacher_ref *ref = &s->teacher[t->teacher];
-	struct plan *p = plan_new(t->net ? t->net : ref->net, (struct plan_opts){ .purpose = purpose,
+	return plan_new(t->net ? t->net : s->teacher[t->teacher].net, (struct plan_opts){ .purpose = purpose,
 		.batch = purpose == PLAN_EVAL ? s->o.fresh->per_class : s->batch, .taps = !s->o.features,
 		.precision = s->o.precision }, err);
+}
 
-	if (p)
-		plan_load(p, ref->w);
-	return p;
+/* Plans for teacher i, unless those in the slot are of a network like it. */
+static int fill(struct synth *s, struct slot *t, int i, char err[ERRLEN])
+{
+	bool fits = t->teacher >= 0 && net_alike(s->teacher[t->teacher].net, s->teacher[i].net);
+
+	if (!fits)
+		empty(t);
+	t->teacher = i;
+	if (fits)
+		return 0;
+	if (s->o.features && !(t->net = net_features(s->teacher[i].net, s->o.depth, err)))
+		return -1;
+	if (!(t->synth = plan_of(s, t, PLAN_SYNTH, err)))
+		return -1;
+	return s->o.fresh && !(t->real = plan_of(s, t, PLAN_EVAL, err)) ? -1 : 0;
 }
 
 /* Teacher i with its plans: in its slot, in an empty one, or in that of whichever was not used for longest. */
@@ -169,19 +181,16 @@ static struct slot *take(struct synth *s, int i, char err[ERRLEN])
 	for (int j = 0; j < s->nslot && t->teacher != i; j++)
 		if (s->slot[j].teacher == i || s->slot[j].used < t->used)
 			t = &s->slot[j];
-	t->used = ++s->clock;
-	if (t->teacher == i)
-		return t;
-	empty(t);
-	t->teacher = i;
-	t->used = s->clock;
-	if (s->o.features && !(t->net = net_features(s->teacher[i].net, s->o.depth, err)))
-		return NULL;
-	if (!(t->synth = plan_of(s, t, PLAN_SYNTH, err)) ||
-	    (s->o.fresh && !(t->real = plan_of(s, t, PLAN_EVAL, err)))) {
-		empty(t);
-		return NULL;
+	if (t->teacher != i) {
+		if (fill(s, t, i, err) < 0) {
+			empty(t);
+			return NULL;
+		}
+		plan_load(t->synth, s->teacher[i].w);
+		if (t->real)
+			plan_load(t->real, s->teacher[i].w);
 	}
+	t->used = ++s->clock;
 	return t;
 }
 

@@ -139,6 +139,51 @@ static void descent(const struct pool *p)
 	fresh_free(few);
 }
 
+/* More networks than have plans of their own at a time, of two kinds by turns: each counts as it does by itself. */
+static void turns(const struct pool *p)
+{
+	enum { MANY = 40 };
+	struct fresh *few = make_fresh(2);
+	struct synth_opts o = plain;
+	struct unit u = make_unit(8, 5);
+	struct teacher_ref ref[MANY];
+	struct weights w[MANY];
+	struct net *other;
+	struct synth *all;
+	float dx[8 * PIX], alone[8 * PIX];
+	int pick[MANY], same = 0, kinds[2] = { 0 };
+	char err[ERRLEN];
+
+	if (!(other = net_arch("convnet2-16", chw, K, err)))
+		die("%s", err);
+	ok(net_alike(p->net, p->net) && !net_alike(p->net, other), "networks of another width are told apart");
+	for (int i = 0; i < MANY; i++) {
+		const struct net *net = i % 3 ? p->net : other;
+		w[i] = weights_new(net);
+		net_init(net, &w[i], i, RNG_INIT);
+		ref[i] = (struct teacher_ref){ .net = net, .w = &w[i] };
+	}
+	o.fresh = few, o.features = true, o.ce = 0, o.draw = DRAW_ITERATION, o.subset = 1;
+	all = synth_new(&o, ref, MANY, 8);
+	for (u.opt.step = 0; u.opt.step < 2 * MANY; u.opt.step++) {
+		struct synth_loss loss, by_itself;
+		struct synth *one = synth_new(&o, ref, MANY, 8);
+		if (synth_gradient(all, &u, dx, &loss, err) < 0 || synth_gradient(one, &u, alone, &by_itself, err) < 0)
+			die("%s", err);
+		same += loss.bn == by_itself.bn && !memcmp(dx, alone, sizeof dx);
+		synth_subset(all, &u, u.opt.step, pick);
+		kinds[pick[0] % 3 == 0]++;
+		synth_free(one);
+	}
+	ok(same == 2 * MANY && kinds[0] > 16 && kinds[1] > 16, "%d of %d networks in turn as if there were no others", same, 2 * MANY);
+	synth_free(all);
+	for (int i = 0; i < MANY; i++)
+		weights_free(&w[i]);
+	net_free(other);
+	free_unit(&u);
+	fresh_free(few);
+}
+
 int main(void)
 {
 	struct pool *p = make_pool();
@@ -148,6 +193,7 @@ int main(void)
 	fresh_gradients(p);
 	siamese(p);
 	descent(p);
+	turns(p);
 	free_pool(p);
 	return tap_end();
 }
