@@ -8,7 +8,7 @@
 #include "../lib/times.h"
 
 static const char help[] =
-	"usage: replay [-n FRAMES | --header] [-v] [-o FILE] <recipes >images\n"
+	"usage: replay [-n FRAMES] [--header] [-v] [-o FILE] <recipes >images\n"
 	"  -n N     the first N frames only\n"
 	"  --header write only the header that the output would have\n"
 	"  -o FILE  output file\n"
@@ -58,13 +58,16 @@ static struct val *frame_of(const struct imageset *set, const struct batch *b, i
 	return f;
 }
 
-static struct val *header_of(const struct val *in)
+/* limit: frames that are written, INT64_MAX for all of them. */
+static struct val *header_of(const struct val *in, long long limit)
 {
-	struct val *h = val_copy(in);
+	struct val *h = val_copy(in), *args = val_map();
 
 	val_put(h, "kind", val_str("images"));
 	val_drop(h, "recipes");
-	history_add(h, progname, val_map());
+	if (limit < INT64_MAX)
+		val_put(args, "frames", val_int(limit));
+	history_add(h, progname, args);
 	return h;
 }
 
@@ -97,12 +100,12 @@ int main(int argc, char **argv)
 	if (only_header) {
 		if (ts_open(&s.r, NULL, "recipes") < 0)
 			die("%s", s.r.err);
-		ets_header(out, header_of(s.r.header));
+		ets_header(out, header_of(s.r.header, limit));
 		return 0;
 	}
 	if (recipe_stream_open(&s, NULL) < 0)
 		die("%s", s.r.err);
-	struct val *header = header_of(s.r.header);
+	struct val *header = header_of(s.r.header, limit);
 	const struct imageset *set = &s.set;
 	size_t chw = (size_t)set->c * set->h * set->w, most = MIN(s.batch, set->n);
 	int rows = (int)MAX((size_t)1, MIN(FRAME_PIXELS / chw, most));

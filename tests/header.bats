@@ -114,6 +114,8 @@ equal_but()
 	mv work/real labelled.ts
 	same labelled.ts replay
 	equal_but recipes
+	same labelled.ts replay -n 1
+	history work/real | grep -q '"frames": *1'
 	same labelled.ts evaluate -a convnet1-8 -t val.ts -r 2 --seed 3 --json
 	jq -e '.protocol | .name == "soft" and has("steps")' work/real
 	jq -e '(.protocol | .name == "soft" and (has("steps") | not)) and (has("students") | not)' work/header
