@@ -154,6 +154,7 @@ void gpu_kl(cudaStream_t s, double *value, double *rows, float *dlogits, const f
 enum { GPU_TEACHERS = 64 };
 struct gpu_members { /* (n,k) each */
 	int64_t n; /* no int: it would leave a hole in what a launch copies */
+	double weight; /* of the gradient; the value is without */
 	const float *logits[GPU_TEACHERS];
 	float *dlogits[GPU_TEACHERS]; /* all NULL: no gradient is wanted */
 };

@@ -126,7 +126,7 @@ static __global__ void ensemble_logits(double *rows, struct gpu_members t, const
 	if (threadIdx.x == 0)
 		rows[blockIdx.x] = lse - mean_logit(t, at + own);
 	for (int j = threadIdx.x; j < k && t.dlogits[0]; j += LOSS_BLOCK) {
-		float d = (exp(mean_logit(t, at + j) - lse) - (j == own)) / n / t.n;
+		float d = t.weight * ((exp(mean_logit(t, at + j) - lse) - (j == own)) / n / t.n);
 		for (int i = 0; i < t.n; i++)
 			t.dlogits[i][at + j] = d;
 	}
@@ -154,7 +154,7 @@ static __global__ void ensemble_probs(double *rows, struct gpu_members t, const 
 	double logp = top + log(sum); /* of the sum over teachers */
 	for (int i = 0; i < t.n && t.dlogits[0]; i++) {
 		double share = exp(t.logits[i][at + own] - lse[i] - logp);
-		ce_back(t.dlogits[i] + at, t.logits[i] + at, own, k, lse[i], share / n);
+		ce_back(t.dlogits[i] + at, t.logits[i] + at, own, k, lse[i], t.weight * share / n);
 	}
 	if (threadIdx.x == 0)
 		rows[blockIdx.x] = log((double)t.n) - logp;
@@ -171,7 +171,7 @@ static __global__ void ensemble_each(double *rows, struct gpu_members t, const i
 		double lse = log_sum_exp(t.logits[i] + at, k, 1);
 		loss += (lse - t.logits[i][at + own]) / t.n;
 		if (t.dlogits[0])
-			ce_back(t.dlogits[i] + at, t.logits[i] + at, own, k, lse, 1.0 / n / t.n);
+			ce_back(t.dlogits[i] + at, t.logits[i] + at, own, k, lse, t.weight / n / t.n);
 	}
 	if (threadIdx.x == 0)
 		rows[blockIdx.x] = loss;

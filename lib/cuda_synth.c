@@ -42,10 +42,11 @@ struct device_synth {
 	cudaEvent_t event[LANES];
 	int64_t *label;
 	int *group, *classes, *at, *bad;
-	struct view *view;         /* this iteration's draws and rates, */
+	int draws;                 /* of augmentation in an iteration: one, or one an image */
+	struct view *view;         /* (draws) this iteration's, and its rates, */
 	struct dsa *dsa;
 	struct gpu_step *step;
-	struct view *views;        /* and (room) those of the iterations of a call */
+	struct view *views;        /* and (room,draws) those of the iterations of a call */
 	struct dsa *dsas;
 	struct gpu_step *steps;
 	double *loss;              /* (room,2) */
@@ -87,6 +88,7 @@ struct device_synth *cuda_synth_new(const struct synth_opts *o, const struct tea
 	s->nteacher = nteacher;
 	s->batch = batch;
 	s->nclass = t[0].net->nclass;
+	s->draws = o->per_class ? batch : 1;
 	s->stream = gpu.stream;
 	memcpy(s->chw, t[0].net->chw, sizeof s->chw);
 	s->member = ecalloc(nteacher, sizeof *s->member);
@@ -110,8 +112,8 @@ struct device_synth *cuda_synth_new(const struct synth_opts *o, const struct tea
 	s->classes = cuda_room(&s->mem, sizeof(int));
 	s->at = cuda_room(&s->mem, sizeof(int));
 	s->bad = cuda_room(&s->mem, sizeof(int));
-	s->view = cuda_room(&s->mem, sizeof *s->view);
-	s->dsa = cuda_room(&s->mem, sizeof *s->dsa);
+	s->view = cuda_room(&s->mem, s->draws * sizeof *s->view);
+	s->dsa = cuda_room(&s->mem, s->draws * sizeof *s->dsa);
 	s->step = cuda_room(&s->mem, sizeof *s->step);
 	open_lanes(s);
 	return s;
@@ -214,22 +216,24 @@ static int ready(struct device_synth *s, int who, int slot, int n, char err[ERRL
 
 static void augment(struct device_synth *s, int n)
 {
+	bool each = s->o.per_class;
+
 	gpu_take(s->stream, s->step, s->steps, sizeof *s->step, s->at);
 	if (s->o.dsa) {
-		gpu_take(s->stream, s->dsa, s->dsas, sizeof *s->dsa, s->at);
-		gpu_dsa(s->stream, s->aug, s->x, NULL, s->dsa, false, n, s->chw[0], s->chw[1], s->chw[2], s->means);
+		gpu_take(s->stream, s->dsa, s->dsas, s->draws * sizeof *s->dsa, s->at);
+		gpu_dsa(s->stream, s->aug, s->x, NULL, s->dsa, each, n, s->chw[0], s->chw[1], s->chw[2], s->means);
 	} else {
-		gpu_take(s->stream, s->view, s->views, sizeof *s->view, s->at);
-		gpu_view(s->stream, s->aug, s->x, NULL, s->view, false, n, s->chw[0], s->chw[1], s->chw[2]);
+		gpu_take(s->stream, s->view, s->views, s->draws * sizeof *s->view, s->at);
+		gpu_view(s->stream, s->aug, s->x, NULL, s->view, each, n, s->chw[0], s->chw[1], s->chw[2]);
 	}
 }
 
 static void augment_back(struct device_synth *s, int n)
 {
 	if (s->o.dsa)
-		gpu_dsa_back(s->stream, s->dx, s->daug[0], s->dsa, false, n, s->chw[0], s->chw[1], s->chw[2], s->means);
+		gpu_dsa_back(s->stream, s->dx, s->daug[0], s->dsa, s->o.per_class, n, s->chw[0], s->chw[1], s->chw[2], s->means);
 	else
-		gpu_view_back(s->stream, s->dx, s->daug[0], s->view, false, n, s->chw[0], s->chw[1], s->chw[2]);
+		gpu_view_back(s->stream, s->dx, s->daug[0], s->view, s->o.per_class, n, s->chw[0], s->chw[1], s->chw[2]);
 }
 
 /* The lanes go on when the synth's own stream is here; and it goes on when they are. */
@@ -261,7 +265,7 @@ static void take_lane(struct device_synth *s, int lane, struct plan *p)
 
 static void iterate(struct device_synth *s, const int *pick, int npick, int n)
 {
-	struct gpu_members all = { .n = npick };
+	struct gpu_members all = { .n = npick, .weight = s->o.ce };
 	double share = s->o.alpha / (s->o.mean_bn ? npick : 1);
 	int lanes = MIN(s->lanes, npick);
 
@@ -296,8 +300,8 @@ static void iterate(struct device_synth *s, const int *pick, int npick, int n)
 	gpu_check(s->stream, s->bad, 1, NULL, 0, s->ce, 1);
 	gpu_check(s->stream, s->bad, 1, NULL, 0, s->bn, npick * s->maxtap);
 	gpu_check(s->stream, s->bad, 2, s->dx, pixels(s, n), NULL, 0);
-	gpu_optim_step(s->stream, (struct gpu_optim){ .kind = OPT_ADAM, .beta1 = s->o.beta1, .beta2 = s->o.beta2, .eps = 1e-8,
-		.weight_decay = s->o.weight_decay, .n = pixels(s, n), .theta = s->x, .m = s->m, .v = s->v, .grad = s->dx,
+	gpu_optim_step(s->stream, (struct gpu_optim){ .kind = s->o.opt, .momentum = s->o.momentum, .beta1 = s->o.beta1,
+		.beta2 = s->o.beta2, .eps = 1e-8, .weight_decay = s->o.weight_decay, .n = pixels(s, n), .theta = s->x, .m = s->m, .v = s->v, .grad = s->dx,
 		.lo = s->lo, .hi = s->hi, .step = s->step, .bad = s->bad });
 	gpu_note(s->stream, s->loss, s->at, s->ce, s->bn, npick * s->maxtap, s->o.mean_bn ? 1.0 / npick : 1, s->bad);
 }
@@ -348,8 +352,8 @@ static void make_room(struct device_synth *s, int k)
 	forget_graphs(s);
 	free_room(s);
 	s->room = room;
-	s->views = cuda_alloc(room * sizeof *s->views);
-	s->dsas = cuda_alloc(room * sizeof *s->dsas);
+	s->views = cuda_alloc((size_t)room * s->draws * sizeof *s->views);
+	s->dsas = cuda_alloc((size_t)room * s->draws * sizeof *s->dsas);
 	s->steps = cuda_alloc(room * sizeof *s->steps);
 	s->loss = cuda_alloc(room * 2 * sizeof *s->loss);
 }
@@ -358,18 +362,21 @@ static void make_room(struct device_synth *s, int k)
 static void put_draws(struct device_synth *s, const struct unit *u, int k)
 {
 	struct schedule rate = { .kind = s->o.sched, .base = s->o.lr };
-	struct view *view = ecalloc(k, sizeof *view);
-	struct dsa *dsa = ecalloc(k, sizeof *dsa);
+	size_t draws = (size_t)k * s->draws;
+	struct view *view = ecalloc(draws, sizeof *view);
+	struct dsa *dsa = ecalloc(draws, sizeof *dsa);
 	struct gpu_step *step = ecalloc(k, sizeof *step);
 
 	for (int i = 0; i < k; i++) {
 		int64_t t = u->opt.step + i;
-		synth_draw(&s->o, s->chw, u, t, -1, &view[i], &dsa[i]);
+		for (int j = 0; j < MIN(s->draws, u->n); j++)
+			synth_draw(&s->o, s->chw, u, t, s->o.per_class ? u->label[j] : -1, &view[(size_t)i * s->draws + j],
+			    &dsa[(size_t)i * s->draws + j]);
 		step[i] = (struct gpu_step){ schedule_rate(&rate, t, u->total), 1 - pow(s->o.beta1, t + 1.0),
 			1 - pow(s->o.beta2, t + 1.0), 0 };
 	}
-	cuda_send(s->views, view, k * sizeof *view);
-	cuda_send(s->dsas, dsa, k * sizeof *dsa);
+	cuda_send(s->views, view, draws * sizeof *view);
+	cuda_send(s->dsas, dsa, draws * sizeof *dsa);
 	cuda_send(s->steps, step, k * sizeof *step);
 	cuda_wait("draws");
 	free(view), free(dsa), free(step);
@@ -387,7 +394,9 @@ static void put_unit(struct device_synth *s, const struct unit *u)
 				group[i] = j;
 		classes += group[i] == i;
 	}
-	cuda_send(s->x, u->x, bytes), cuda_send(s->m, u->opt.m, bytes), cuda_send(s->v, u->opt.v, bytes);
+	cuda_send(s->x, u->x, bytes), cuda_send(s->m, u->opt.m, bytes);
+	if (u->opt.v)
+		cuda_send(s->v, u->opt.v, bytes);
 	cuda_send(s->lo, u->lo, bytes), cuda_send(s->hi, u->hi, bytes);
 	cuda_send(s->label, u->label, u->n * sizeof *u->label);
 	cuda_send(s->group, group, u->n * sizeof *group);
@@ -443,7 +452,9 @@ static int run(struct device_synth *s, struct unit *u, int k, struct synth_loss 
 			return -1;
 	/* A device that is lost must not leave half of the unit behind. */
 	cuda_wait("synthesis");
-	cuda_fetch(u->x, s->x, bytes), cuda_fetch(u->opt.m, s->m, bytes), cuda_fetch(u->opt.v, s->v, bytes);
+	cuda_fetch(u->x, s->x, bytes), cuda_fetch(u->opt.m, s->m, bytes);
+	if (u->opt.v)
+		cuda_fetch(u->opt.v, s->v, bytes);
 	cuda_fetch(loss, s->loss, k * sizeof *loss);
 	cuda_fetch(&done, s->at, sizeof done);
 	cuda_fetch(&bad, s->bad, sizeof bad);

@@ -46,7 +46,7 @@ struct synth {
 /* What a device's own synthesis knows. */
 static bool on_device(const struct synth_opts *o)
 {
-	return !o->fresh && !o->features && !o->per_class && o->opt == OPT_ADAM && o->ce == 1;
+	return !o->fresh && !o->features;
 }
 
 struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch)

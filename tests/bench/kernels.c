@@ -168,7 +168,7 @@ RUN(ce_mixed) { gpu_ce_mixed(s, p[0], p[1], p[2], p[3], p[4], p[5], p[6], j->m.n
 RUN(kl) { gpu_kl(s, p[0], p[1], p[2], p[3], p[4], j->m.n, CLASSES, 20, false); }
 RUN(ensemble)
 {
-	struct gpu_members t = { 2, { p[2], p[3] }, { p[4], p[5] } };
+	struct gpu_members t = { 2, 1, { p[2], p[3] }, { p[4], p[5] } };
 
 	gpu_ensemble(s, p[0], p[1], t, p[6], j->m.n, CLASSES, 0);
 }
