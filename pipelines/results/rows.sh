@@ -311,10 +311,22 @@ cell()
 		.accuracy | (.mean | short) + if .deviation then " ± " + (.deviation | short) else "" end' "$kept/$1.json"
 }
 
+# finish_rows ROW...: their students, side by side
+finish_rows()
+{
+	local name
+
+	carry+=(in_shell header)
+	together students.tsv "$most"
+	for name; do
+		write_row "$name"
+	done
+}
+
 # measure: makes what is missing, or shows what there is
 measure()
 {
-	local name missing=()
+	local name missing=() learning=() most
 
 	case $mode in
 	table) table && exit ;;
@@ -333,15 +345,18 @@ measure()
 	done
 	[ ${#missing[@]} -gt 0 ] || say "$dataset, ${0##*/}: there"
 	mkdir -p "$out/students"
-	# Row by row, so that what is stopped has left as many as it could.
+	most=${slots:-$(nproc)}
+	# Row by row, so that what is stopped has left as many as it could; but no core waits for the last student of one.
 	for name in "${missing[@]}"; do
 		# shellcheck disable=SC2046 # names
 		need $(needed "$name")
 		learn "$name"
-		carry+=(in_shell header)
-		together students.tsv "${slots:-$(nproc)}"
-		write_row "$name"
+		learning+=("$name")
+		[ $((${#queue[@]} % most)) -eq 0 ] || [ "${#queue[@]}" -ge $((4 * most)) ] || continue
+		finish_rows "${learning[@]}"
+		learning=()
 	done
+	finish_rows "${learning[@]}"
 	end_steps
 }
 
