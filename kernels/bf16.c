@@ -21,7 +21,7 @@ enum { HSKEW = 2 * SKEW };
 typedef float v16 __attribute__((vector_size(64)));
 typedef uint32_t v16u __attribute__((vector_size(64)));
 
-INLINE v16u load16(const uint16_t *p) { v16u v; memcpy(&v, p, sizeof v); return v; }
+INLINE v16u load16u(const uint16_t *p) { v16u v; memcpy(&v, p, sizeof v); return v; }
 
 INLINE uint32_t pair_of(const uint16_t *p) { uint32_t v; memcpy(&v, p, sizeof v); return v; }
 
@@ -138,7 +138,7 @@ static void rows_##rows##_##vecs(float *m, size_t kp, const uint16_t *v, const u
 		v16u f[vecs]; \
 		UNROLL \
 		for (int j = 0; j < vecs; j++) \
-			f[j] = load16(u + ((size_t)j * cp + i) * PANEL); \
+			f[j] = load16u(u + ((size_t)j * cp + i) * PANEL); \
 		UNROLL \
 		for (int r = 0; r < rows; r++) { \
 			uint32_t x = pair_of(v + (size_t)r * cp + i); \

@@ -215,23 +215,3 @@ void KERNEL(direct_dgrad)(float *dx, const float *dy, const float *u, float *scr
 		for (int b = 0; b < s->stride && b < s->iw; b++)
 			dgrad_set(dx, scratch, u, n, s, &e, a, b, &p);
 }
-
-/* An image has few channels, in planes: lanes are outputs, which are taken one by one. */
-void KERNEL(image_conv)(float *y, const float *x, const float *w, const float *bias, int c, int ih, int iw, int kb, int oh,
-    int ow, int k, int stride, int pad)
-{
-	for (int b = 0; b < kb; b++, w += (int64_t)k * k * c * 8)
-		for (int r = 0; r < oh; r++)
-			for (int q = 0; q < ow; q++, y += 8) {
-				v8 acc = bias ? load8(bias + b * 8) : zero8();
-				for (int i = 0; i < k; i++)
-					for (int j = 0; j < k; j++) {
-						int yy = r * stride + i - pad, xx = q * stride + j - pad;
-						if (yy < 0 || xx < 0 || yy >= ih || xx >= iw)
-							continue;
-						for (int ch = 0; ch < c; ch++)
-							acc += splat8(x[((int64_t)ch * ih + yy) * iw + xx]) * load8(w + ((i * k + j) * c + ch) * 8);
-					}
-				store8(y, acc);
-			}
-}

@@ -43,7 +43,7 @@ size_t direct_scratch_floats(const struct direct_shape *s, int n)
 size_t image_back_floats(int c, int o, int ih, int iw, int k, int pad)
 {
 	size_t band = (size_t)pad8(o) * (IMAGE_BAND + k - 1) * image_band_width(iw, k, pad);
-	size_t image = (size_t)c * (ih + 2 * pad) * (iw + 2 * pad) + 8 + (size_t)(iw + 2 * pad) * 8;
+	size_t image = (size_t)c * (ih + 2 * pad) * (iw + 2 * pad) + 8 + (size_t)(iw + 2 * pad) * 16; /* a row of two blocks */
 
 	return band > image ? band : image;
 }

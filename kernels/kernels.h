@@ -38,6 +38,7 @@ enum act { ACT_RELU6, ACT_SILU, ACT_SIGMOID };
 
 struct kernels {
 	const char *isa;
+	bool wide; /* registers take two blocks of channels */
 
 	/* sum[c] += sum over p of x - ref[c]; sumsq[c] += sum of (x - ref[c])^2; x (CB,H,W,8), c real channels. Float
 	 * within a row, double across rows. */
@@ -77,7 +78,8 @@ struct kernels {
 	    const struct direct_shape *s);
 	void (*poly_dgrad)(float *dx, const float *dy, const float *u, float *scratch, int n, const struct direct_shape *s);
 	void (*poly_wgrad)(float *dw, const float *x, const float *dy, float *scratch, int n, const struct direct_shape *s);
-	/* y (KB,oh,ow,8) from a plain image (C,ih,iw), w (KB,k,k,C,8), bias (KB*8) or NULL. */
+	/* y (KB,oh,ow,8) from a plain image (C,ih,iw), w (KB,k,k,C,8), bias (KB*8) or NULL. Fast on wide
+	 * registers without a stride. */
 	void (*image_conv)(float *y, const float *x, const float *w, const float *bias, int c, int ih, int iw, int kb, int oh,
 	    int ow, int k, int stride, int pad);
 	/* Weight gradient dw (KB,C,k,k,8) += of a k x k convolution from x, blocked or plain (C,ih,iw), and dy (KB,oh,ow,8). */

@@ -2,6 +2,7 @@
 #ifndef SIZES_H
 #define SIZES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { PAIR = 2 }; /* bfloat16 values that an instruction takes side by side */
@@ -56,8 +57,13 @@ static inline int poly_tiles(int c, int o)
 	return t > 48 ? 48 : t < 1 ? 1 : t;
 }
 
-/* image_grad.c: pixels of a single channel that are made together; rows from one band; a band's columns. */
+/* image_grad.c: pixels of c channels that are made together, at most IMAGE_STRIP; rows from one band; a band's columns. */
 enum { IMAGE_STRIP = 8, IMAGE_BAND = 4 };
+
+static inline int image_strip(int c, bool wide)
+{
+	return c == 1 ? IMAGE_STRIP : c < 4 ? (wide ? IMAGE_STRIP : 4) : wide ? 4 : 2;
+}
 
 /* The columns lie such that the last tap of pixel 0 reads column image_band_shift(). */
 static inline int image_band_shift(int k, int pad)

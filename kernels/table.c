@@ -8,6 +8,9 @@
 
 const struct kernels PASTE(kernels, ISA) = {
 	.isa = STR(ISA),
+#ifdef __AVX512F__
+	.wide = true,
+#endif
 	.sums = KERNEL(sums),
 	.sums_back = KERNEL(sums_back),
 	.epilogue = KERNEL(epilogue),

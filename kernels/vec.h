@@ -50,6 +50,25 @@ INLINE float sum8(v8 v)
 	return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
+#ifdef __AVX512F__
+/* Sixteen: two blocks of eight channels. */
+typedef float v16 __attribute__((vector_size(64)));
+
+INLINE v16 load16(const float *p) { v16 v; memcpy(&v, p, sizeof v); return v; }
+INLINE v16 both(v8 lo, v8 hi) { return (v16)_mm512_insertf32x8(_mm512_castps256_ps512((__m256)lo), (__m256)hi, 1); }
+INLINE v8 low8(v16 v) { return (v8)_mm512_castps512_ps256((__m512)v); }
+INLINE v8 high8(v16 v) { return (v8)_mm512_extractf32x8_ps((__m512)v, 1); }
+
+/* Kept in a register, where a compiler would rather read it from memory in each of its uses. */
+INLINE v16 splat16(float x)
+{
+	__m512 v = _mm512_set1_ps(x);
+
+	__asm__("" : "+v"(v));
+	return (v16)v;
+}
+#endif
+
 /* The sum of vector i of several arrays: gradients that meet. */
 INLINE v8 total8(const float *const *dy, int ndy, int64_t i)
 {

@@ -83,7 +83,13 @@ INLINE void output_tile(float *y, const float *m, size_t plane, v8 bias, int oh,
 /* m (tiles, kp) = v (tiles, cp) * u (K/16, c, 16) */
 static void product(float *m, const float *v, const float *u, int tiles, int c, int cp, int kp)
 {
-	for (int k = 0; k < kp; k += PANEL, u += (size_t)c * PANEL)
+	int k = 0;
+
+#ifdef __AVX512F__
+	for (; k + 2 * PANEL <= kp; k += 2 * PANEL, u += (size_t)2 * c * PANEL)
+		panels(m + k, kp, v, cp, u, (size_t)c * PANEL, tiles, c);
+#endif
+	for (; k < kp; k += PANEL, u += (size_t)c * PANEL)
 		panel(m + k, kp, v, cp, 1, u, PANEL, tiles, c, k + PANEL <= kp);
 }
 

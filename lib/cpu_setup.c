@@ -90,11 +90,12 @@ static int compile_conv(struct plan *p, struct stage *s, struct exec *e, char er
 	h->polyphase = !h->shape.plain_src && poly_fits(&h->direct);
 	/* Under a stride the direct kernel is up to 1.4 times as fast as oneDNN, whose 1x1 and gradients have no equal here. */
 	h->direct_fwd = n->stride > 1 && n->k > 1 && !h->shape.plain_src && !h->polyphase;
-	want |= h->wino_fwd || h->polyphase || h->direct_fwd ? 0 : CONV_FWD;
+	h->image_fwd = h->shape.plain_src && n->stride == 1 && ((struct cpu *)p->be_data)->k->wide;
+	want |= h->wino_fwd || h->polyphase || h->direct_fwd || h->image_fwd ? 0 : CONV_FWD;
 	want |= dgrad && !h->wino_dgrad && !h->polyphase && !h->image_dgrad ? CONV_DGRAD : 0;
 	want |= p->opts.purpose == PLAN_TRAIN && !h->wino_wgrad && !h->polyphase && !h->image_wgrad ? CONV_WGRAD : 0;
 	int have = want ? dnn_conv_new(&h->dnn, &h->shape, want, p->chunk) : 0;
-	h->image_fwd = want & ~have & CONV_FWD && h->shape.plain_src;
+	h->image_fwd |= want & ~have & CONV_FWD && h->shape.plain_src;
 	h->direct_fwd |= want & ~have & CONV_FWD && !h->shape.plain_src;
 	h->direct_dgrad = want & ~have & CONV_DGRAD;
 	h->own_wgrad = want & ~have & CONV_WGRAD;

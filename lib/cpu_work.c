@@ -108,15 +108,15 @@ static int64_t back_pairs(int in, const struct conv_shape *s)
 }
 
 /* Pixels of an image row of which the first layer's fused kernel makes the gradients, its last strip whole. */
-static int64_t strips(int iw, int c)
+static int64_t strips(const struct conv_shape *s, const struct kernels *k)
 {
-	int strip = c == 1 ? IMAGE_STRIP : c == 4 ? 2 : 4;
+	int iw = s->iw, strip = image_strip(s->ic, k->wide && pad8(s->oc) % 16 == 0);
 
 	return (iw + strip - 1) / strip * strip;
 }
 
 /* Outputs come in whole vectors; inputs are padded in the library's code alone, whose borders are counted in full. */
-static struct work conv_work(const struct head *h, enum algo a, enum part part)
+static struct work conv_work(const struct kernels *k, const struct head *h, enum algo a, enum part part)
 {
 	const struct conv_shape *s = &h->shape;
 	bool back = part == PART_DGRAD;
@@ -145,7 +145,7 @@ static struct work conv_work(const struct head *h, enum algo a, enum part part)
 	case IMAGE:
 		return (struct work){ inside * s->ic * oc, oc * s->ic * kk, READS_DX };
 	case IMAGE_BACK: /* columns go over the border */
-		return (struct work){ pairs(s->ih, s->oh, s) * strips(s->iw, s->ic) * s->k * s->ic * oc, oc * s->ic * kk,
+		return (struct work){ pairs(s->ih, s->oh, s) * strips(s, k) * s->k * s->ic * oc, oc * s->ic * kk,
 			h->image_raw ? READS_DY : READS_DZ };
 	case IMAGE_WGRAD:
 		return (struct work){ all * s->ic * oc, h->ndw, READS_DZ };
@@ -167,5 +167,5 @@ struct work cpu_work(const struct plan *p, int i, enum part part)
 		int64_t weights = (int64_t)n->c * p->net->node[n->in[0]].c;
 		return (struct work){ weights, weights, READS_DX };
 	}
-	return conv_work(&((struct exec *)s->exec)->head, a, part);
+	return conv_work(((struct cpu *)p->be_data)->k, &((struct exec *)s->exec)->head, a, part);
 }

@@ -144,6 +144,28 @@ static void test_polyphase(const struct kernels *k, int c, int o, int h, int w, 
 	free(want_dw), free(scratch), free(xd), free(dyd);
 }
 
+static void test_image_conv(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad, bool with_bias)
+{
+	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
+	int oh = (h + 2 * pad - size) / stride + 1, ow = (w + 2 * pad - size) / stride + 1, taps = size * size;
+	double *wt = random_doubles(&r, (size_t)o * c * taps), *x = random_doubles(&r, (size_t)c * h * w), *bias = random_doubles(&r, o);
+	double *want = ecalloc((size_t)o * oh * ow, sizeof *want), worst;
+	float *prepared = ealigned((size_t)pad8(o) * c * taps, 4), *xf = ealigned(c * h * w, 4), *bf = block(bias, o, 1);
+	float *y = ealigned((size_t)pad8(o) * oh * ow, 4);
+	char what[128];
+
+	for (int i = 0; i < o * c * taps; i++)
+		prepared[((i / c / taps / 8 * taps + i % taps) * c + i / taps % c) * 8 + i / c / taps % 8] = wt[i];
+	for (int i = 0; i < c * h * w; i++)
+		xf[i] = x[i];
+	k->image_conv(y, xf, prepared, with_bias ? bf : NULL, c, h, w, pad8(o) / 8, oh, ow, size, stride, pad);
+	ref_conv(want, x, wt, with_bias ? bias : NULL, c, h, w, o, oh, ow, size, stride, pad);
+	worst = differ(y, want, o, (int64_t)oh * ow);
+	snprintf(what, sizeof what, "image %d->%d %dx%d, %dx%d/%d pad %d", c, o, h, w, size, size, stride, pad);
+	report(worst < 1e-5, what, k->isa, worst);
+	free(wt), free(x), free(bias), free(want), free(prepared), free(xf), free(bf), free(y);
+}
+
 static void test_image_dgrad(const struct kernels *k, int c, int o, int h, int w, int size, int stride, int pad)
 {
 	struct rng r = rng_at(c * 1000 + o, RNG_NOISE, h, w, size);
@@ -455,6 +477,14 @@ int main(int argc, char **argv)
 		test_image_dgrad(k, 3, 64, 33, 37, 7, 2, 3);
 		test_image_dgrad(k, 3, 10, 5, 3, 3, 1, 1);
 		test_image_dgrad(k, 2, 9, 6, 6, 3, 1, 1);
+		test_image_conv(k, 3, 128, 32, 32, 3, 1, 1, true);
+		test_image_conv(k, 1, 32, 28, 28, 3, 1, 3, true);
+		test_image_conv(k, 4, 72, 5, 11, 5, 1, 4, false);
+		test_image_conv(k, 3, 64, 2, 1, 3, 1, 1, true);
+		test_image_conv(k, 2, 40, 9, 14, 1, 1, 0, true);
+		test_image_conv(k, 3, 51, 8, 16, 3, 1, 1, true);
+		test_image_conv(k, 3, 16, 8, 16, 3, 1, 1, true);
+		test_image_conv(k, 3, 32, 12, 9, 7, 2, 3, false);
 		test_image_back(k, 3, 128, 32, 32, 3, 1, true, true);
 		test_image_back(k, 1, 32, 28, 28, 3, 3, true, true);
 		test_image_back(k, 1, 20, 9, 7, 3, 1, false, false);
