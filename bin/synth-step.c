@@ -7,6 +7,7 @@
 #include "../formats/imageview.h"
 #include "../formats/stats.h"
 #include "../formats/unit.h"
+#include "../lib/args.h"
 #include "../lib/cli.h"
 #include "../lib/device.h"
 #include "../lib/synth.h"
@@ -27,8 +28,10 @@ static const char synopsis[] =
     "                       features[:W], maps[:W]\n"
     "  --real TRAIN         match those of some of these images, drawn anew at every iteration\n"
     "  --real-batch B       so many of each class (64)\n"
+    "  --prior POOL         teachers that predict, instead of those of -p, which are matched only\n"
+    "  --prior-teachers T   of them an iteration (as many as --teachers)\n"
     "  --alpha A            weight of the statistics (1)\n"
-    "  --ce W               weight of the cross-entropy (1; 0 with --match features)\n"
+    "  --ce W               weight of the cross-entropy (1; with --match features 0, unless there is a --prior)\n"
     "  --first M            multiplier of the first BN layer (10)\n"
     "  --bn-mean            average the statistics over teachers instead of adding them up\n"
     "  --ensemble WHAT      logits, probs or each (logits)\n"
@@ -49,10 +52,18 @@ static const char synopsis[] =
     "  --precision fp32|tf32|bf16   of the teachers' operands (fp32)\n"
     "  --seed N --threads N --device cpu|cuda|auto --isa NAME --log FILE -o FILE -v -h -V";
 
+struct pool {
+	const char *path;        /* NULL: none */
+	struct teacher *t;       /* (n) */
+	int n;
+};
+
 struct job {
 	struct cli cli;
 	struct synth_opts opt;
-	const char *pool, *stats, *real;
+	struct pool pool, prior; /* -p's, --prior's */
+	const char *stats, *real;
+	struct layer_stats **target; /* (pool.n) */
 	const char *aug;
 	bool no_clamp;
 	int real_batch;
@@ -61,8 +72,7 @@ struct job {
 	long long total, now;    /* 0: not given */
 	double class_weight;     /* -1: not given */
 	struct unit_form form;
-	struct teacher_ref *ref; /* (nteacher) */
-	int nteacher;
+	struct teacher_ref *ref; /* (pool.n + prior.n) */
 	int room;                /* images that the synth takes at most */
 	const char *state;       /* NULL: none is kept */
 	int64_t every;           /* iterations between saves; 0: SAVE_SECONDS count */
@@ -78,54 +88,6 @@ struct task { /* one unit's */
 	struct val *header;       /* the output's */
 };
 
-static bool prefix(const char *s, const char *word, const char **rest)
-{
-	size_t n = strlen(word);
-
-	if (strncmp(s, word, n) || (s[n] && s[n] != ':'))
-		return false;
-	*rest = s[n] ? s + n + 1 : NULL;
-	return true;
-}
-
-static void parse_aug(struct synth_opts *o, const char *spec)
-{
-	char *copy = estrdup(spec), *save = NULL, err[ERRLEN];
-	const char *rest;
-
-	o->dsa = 0, o->crop_min = o->crop_max = o->flip = 0, o->roll = 0;
-	if (prefix(spec, "dsa", &rest)) {
-		o->dsa = dsa_parse(rest ? rest : "color_crop_cutout_flip_scale_rotate", err);
-		if (!o->dsa)
-			usage("--aug %s: %s", spec, err);
-	} else if (strcmp(spec, "none"))
-		for (char *part = strtok_r(copy, ",", &save); part; part = strtok_r(NULL, ",", &save)) {
-			if ((prefix(part, "rrc", &rest) || prefix(part, "cda", &rest)) && rest) {
-				char *min = estrdup(rest), *max = strchr(min, ':');
-				if (max)
-					*max++ = '\0';
-				o->crop_min = ereal("--aug", min, 1e-6, 1);
-				o->crop_max = max ? ereal("--aug", max, o->crop_min, 1) : 1;
-				o->curriculum = *part == 'c';
-				free(min);
-			} else if (prefix(part, "flip", &rest))
-				o->flip = rest ? ereal("--aug flip", rest, 0, 1) : 0.5;
-			else if (prefix(part, "roll", &rest) && rest)
-				o->roll = eint("--aug roll", rest, 0, 65535);
-			else
-				usage("--aug %s: unknown part '%s'", spec, part);
-		}
-	free(copy);
-}
-
-static int choice(const char *what, const char *s, const char *const *name, int n)
-{
-	for (int i = 0; i < n; i++)
-		if (!strcmp(s, name[i]))
-			return i;
-	usage("%s %s: unknown", what, s);
-}
-
 static const char *const draws[] = { "index", "unit", "iteration" };
 static const char *const ensembles[] = { "logits", "probs", "each" };
 static const char *const scheds[] = { "const", "cosine" };
@@ -135,13 +97,14 @@ static const char *const each[] = { "unit", "class" };
 static void parse(struct job *j, int argc, char **argv)
 {
 	enum { TEACHERS = 1, DRAW, MATCH, ALPHA, FIRST, BN_MEAN, ENSEMBLE, LR, BETAS, WD, SCHED, AUG, FLOAT, REAL,
-		REAL_BATCH, CE, OPT, MOMENTUM, NO_CLAMP, AUG_EACH, STATE, SAVE_EVERY };
+		REAL_BATCH, CE, PRIOR, PRIOR_TEACHERS, OPT, MOMENTUM, NO_CLAMP, AUG_EACH, STATE, SAVE_EVERY };
 	static const struct option longs[] = {
 		{ "teachers", 1, NULL, TEACHERS }, { "draw", 1, NULL, DRAW }, { "match", 1, NULL, MATCH },
 		{ "alpha", 1, NULL, ALPHA }, { "first", 1, NULL, FIRST }, { "bn-mean", 0, NULL, BN_MEAN },
 		{ "ensemble", 1, NULL, ENSEMBLE }, { "lr", 1, NULL, LR }, { "betas", 1, NULL, BETAS }, { "wd", 1, NULL, WD },
 		{ "sched", 1, NULL, SCHED }, { "aug", 1, NULL, AUG }, { "float", 0, NULL, FLOAT },
-		{ "real", 1, NULL, REAL }, { "real-batch", 1, NULL, REAL_BATCH }, { "ce", 1, NULL, CE }, { "opt", 1, NULL, OPT },
+		{ "real", 1, NULL, REAL }, { "real-batch", 1, NULL, REAL_BATCH }, { "ce", 1, NULL, CE },
+		{ "prior", 1, NULL, PRIOR }, { "prior-teachers", 1, NULL, PRIOR_TEACHERS }, { "opt", 1, NULL, OPT },
 		{ "momentum", 1, NULL, MOMENTUM }, { "no-clamp", 0, NULL, NO_CLAMP }, { "aug-each", 1, NULL, AUG_EACH },
 		{ "state", 1, NULL, STATE }, { "save-every", 1, NULL, SAVE_EVERY },
 		CLI_LONG, { 0 }
@@ -158,12 +121,12 @@ static void parse(struct job *j, int argc, char **argv)
 	j->class_weight = -1;
 	while ((c = getopt_long(argc, argv, "p:s:N:n:" CLI_SHORT, longs, NULL)) != -1)
 		switch (c) {
-		case 'p': j->pool = optarg; break;
+		case 'p': j->pool.path = optarg; break;
 		case 's': j->stats = optarg; break;
 		case 'N': j->total = eint("-N", optarg, 1, INT32_MAX); break;
 		case 'n': j->now = eint("-n", optarg, 1, INT32_MAX); break;
 		case TEACHERS: o->subset = eint("--teachers", optarg, 1, 1 << 20); break;
-		case DRAW: o->draw = choice("--draw", optarg, draws, LEN(draws)); break;
+		case DRAW: o->draw = echoice("--draw", optarg, draws, LEN(draws)); break;
 		case MATCH:
 			o->features = o->depth = false;
 			o->deviations = 0;
@@ -171,9 +134,9 @@ static void parse(struct job *j, int argc, char **argv)
 				j->class_weight = 0;
 			else if (!strcmp(optarg, "class"))
 				j->class_weight = 1;
-			else if (prefix(optarg, "mixed", &rest))
+			else if (eword(optarg, "mixed", &rest))
 				j->class_weight = rest ? ereal("--match mixed", rest, 0, 1) : 0.5;
-			else if (prefix(optarg, "features", &rest) || prefix(optarg, "maps", &rest)) {
+			else if (eword(optarg, "features", &rest) || eword(optarg, "maps", &rest)) {
 				o->features = true;
 				o->depth = *optarg == 'm';
 				o->deviations = rest ? ereal("--match", rest, 0, 1e9) : 0;
@@ -183,14 +146,16 @@ static void parse(struct job *j, int argc, char **argv)
 		case REAL: j->real = optarg; break;
 		case REAL_BATCH: j->real_batch = eint("--real-batch", optarg, 1, 1 << 20); break;
 		case CE: o->ce = ereal("--ce", optarg, 0, 1e9); break;
-		case OPT: o->opt = choice("--opt", optarg, optims, LEN(optims)); break;
+		case PRIOR: j->prior.path = optarg; break;
+		case PRIOR_TEACHERS: o->predict = eint("--prior-teachers", optarg, 1, 1 << 20); break;
+		case OPT: o->opt = echoice("--opt", optarg, optims, LEN(optims)); break;
 		case MOMENTUM: o->momentum = ereal("--momentum", optarg, 0, 1); break;
 		case NO_CLAMP: j->no_clamp = true; break;
-		case AUG_EACH: aug_each = choice("--aug-each", optarg, each, LEN(each)); break;
+		case AUG_EACH: aug_each = echoice("--aug-each", optarg, each, LEN(each)); break;
 		case ALPHA: o->alpha = ereal("--alpha", optarg, 0, 1e9); break;
 		case FIRST: o->first = ereal("--first", optarg, 0, 1e9); break;
 		case BN_MEAN: o->mean_bn = true; break;
-		case ENSEMBLE: o->ensemble = choice("--ensemble", optarg, ensembles, LEN(ensembles)); break;
+		case ENSEMBLE: o->ensemble = echoice("--ensemble", optarg, ensembles, LEN(ensembles)); break;
 		case LR: o->lr = ereal("--lr", optarg, 0, 1e9); break;
 		case BETAS:
 			second = strchr(optarg, ',');
@@ -201,7 +166,7 @@ static void parse(struct job *j, int argc, char **argv)
 			o->beta2 = ereal("--betas", second + 1, 0, 0.999999);
 			break;
 		case WD: o->weight_decay = ereal("--wd", optarg, 0, 1e9); break;
-		case SCHED: o->sched = choice("--sched", optarg, scheds, LEN(scheds)); break;
+		case SCHED: o->sched = echoice("--sched", optarg, scheds, LEN(scheds)); break;
 		case AUG: j->aug = optarg; break;
 		case STATE: j->state = optarg; break;
 		case SAVE_EVERY: j->every = eint("--save-every", optarg, 1, INT32_MAX); break;
@@ -210,7 +175,7 @@ static void parse(struct job *j, int argc, char **argv)
 		}
 	if (optind < argc)
 		usage("%s: no file arguments; units come on standard input", argv[optind]);
-	if (!j->pool)
+	if (!j->pool.path)
 		usage("-p POOL is needed");
 	if (j->every && !j->state)
 		usage("--save-every goes with --state");
@@ -218,48 +183,58 @@ static void parse(struct job *j, int argc, char **argv)
 		usage("--header: -N TOTAL is needed, units are not read");
 	if (o->features && !j->real)
 		usage("--match features, maps: real images to match are needed (--real)");
-	if (o->features && o->ce > 0)
-		usage("--match features, maps: the classifier is left out, --ce 0 it is");
+	if (o->features && o->ce > 0 && !j->prior.path)
+		usage("--match features, maps: the classifier is left out, --ce 0 it is, or a --prior");
+	if (o->predict && !j->prior.path)
+		usage("--prior-teachers goes with --prior");
 	if (j->real && j->stats)
 		usage("-s and --real: statistics come from one of them");
 	if (o->ce < 0)
-		o->ce = o->features ? 0 : 1;
-	parse_aug(o, j->aug);
+		o->ce = o->features && !j->prior.path ? 0 : 1;
+	if (!o->predict)
+		o->predict = o->subset;
+	synth_aug(o, j->aug);
 	o->per_class = aug_each < 0 ? j->real != NULL : aug_each;
 	o->seed = j->cli.seed;
 	j->form.opt = o->opt;
+}
+
+/* A file among the arguments: its digest and its history; nothing where it is not given. */
+static void put_file(struct val *a, const char *key, const char *path)
+{
+	struct val *v;
+	char err[ERRLEN];
+
+	if (!path)
+		return;
+	if (history_file(path, &v, err) < 0)
+		die("%s", err);
+	val_put(a, key, v);
 }
 
 /* Everything that changes the result, and nothing else: -n does not, the run may be split as one likes. */
 static struct val *arguments(const struct job *j)
 {
 	const struct synth_opts *o = &j->opt;
-	struct val *a = val_map(), *pool, *stats;
-	char err[ERRLEN];
+	struct val *a = val_map();
 
-	if (history_file(j->pool, &pool, err) < 0)
-		die("%s", err);
 	val_put(a, "N", val_int(j->total));
-	val_put(a, "pool", pool);
-	if (j->stats) {
-		if (history_file(j->stats, &stats, err) < 0)
-			die("%s", err);
-		val_put(a, "stats", stats);
-	}
+	put_file(a, "pool", j->pool.path);
+	put_file(a, "stats", j->stats);
 	val_put(a, "teachers", val_int(o->subset));
 	val_put(a, "draw", val_str(draws[o->draw]));
-	if (j->real) {
-		if (history_file(j->real, &stats, err) < 0)
-			die("%s", err);
-		val_put(a, "real", stats);
+	put_file(a, "real", j->real);
+	if (j->real)
 		val_put(a, "real_batch", val_int(j->real_batch));
-	}
 	if (o->features)
 		val_put(a, "match", val_str(o->depth ? "maps" : "features"));
 	if (o->deviations > 0)
 		val_put(a, "deviations", val_f64(o->deviations));
 	if (!o->features)
 		val_put(a, "class_weight", val_f64(o->class_weight));
+	put_file(a, "prior", j->prior.path);
+	if (j->prior.path)
+		val_put(a, "prior_teachers", val_int(o->predict));
 	if (o->ce != 1)
 		val_put(a, "ce", val_f64(o->ce));
 	val_put(a, "alpha", val_f64(o->alpha));
@@ -477,7 +452,7 @@ static struct val *one_unit(struct job *j, const struct ts_reader *r, const stru
 	range = set_range(j, &u);
 	if (u.n > j->room) {
 		synth_free(*s);
-		*s = synth_new(&j->opt, j->ref, j->nteacher, j->room = u.n);
+		*s = synth_new(&j->opt, j->ref, j->pool.n + j->prior.n, j->room = u.n);
 	}
 	run_unit(j, *s, t, &u);
 	out = store_unit(j, t->frame, &u);
@@ -488,23 +463,46 @@ static struct val *one_unit(struct job *j, const struct ts_reader *r, const stru
 	return out;
 }
 
-/* Teachers and what they match, as references into t and stats. */
-static void prepare(struct job *j, const struct val *header, struct teacher *t, struct layer_stats **stats)
+/* Networks and what they match, whatever is said of both. */
+static void read_networks(struct job *j, const struct val *header)
 {
-	if (j->real && !j->cli.header)
-		read_real(j, header);
+	struct pool *p = &j->pool, *prior = &j->prior;
+	char err[ERRLEN];
+	bool classes;
+
+	if (!(p->t = teachers_read(p->path, header, &p->n, err)) ||
+	    (prior->path && !(prior->t = teachers_read(prior->path, header, &prior->n, err))))
+		die("%s", err);
+	j->opt.subset = MIN(j->opt.subset, p->n);
+	j->opt.prior = prior->n;
+	j->opt.predict = MIN(j->opt.predict, prior->n);
+	j->target = j->stats ? stats_read(j->stats, p->t, p->n, header, err) : stats_running(p->t, p->n);
+	if (!j->target)
+		die("%s", err);
+	classes = j->real || (p->t[0].nlayer && j->target[0][0].cmean);
 	if (j->class_weight < 0)
-		j->class_weight = j->real || (t[0].nlayer && stats[0][0].cmean) ? 1 : 0;
-	if (j->class_weight > 0 && !j->real && !(t[0].nlayer && stats[0][0].cmean))
-		die("%s: has no class-wise statistics (bnstats --classwise makes them)", j->stats ? j->stats : j->pool);
+		j->class_weight = classes;
+	if (j->class_weight > 0 && !classes)
+		die("%s: has no class-wise statistics (bnstats --classwise makes them)", j->stats ? j->stats : p->path);
 	j->opt.class_weight = j->class_weight;
-	j->ref = ecalloc(j->nteacher, sizeof *j->ref);
-	for (int i = 0; i < j->nteacher; i++) {
-		if (j->opt.alpha > 0 && !j->real && (!t[i].nlayer || !stats[i][0].mean))
+	j->ref = ecalloc(p->n + prior->n, sizeof *j->ref);
+	for (int i = 0; i < p->n; i++) {
+		if (j->opt.alpha > 0 && !j->real && (!p->t[i].nlayer || !j->target[i][0].mean))
 			die("%s: member %s has no batch norm, so no statistics of its own: -s gives some (bnstats --recompute), or "
-			    "--alpha 0 uses its labels alone", j->pool, t[i].ck.member ? t[i].ck.member : "(the only one)");
-		j->ref[i] = (struct teacher_ref){ t[i].net, &t[i].ck.w, stats[i] };
+			    "--alpha 0 uses its labels alone", p->path, p->t[i].ck.member ? p->t[i].ck.member : "(the only one)");
+		j->ref[i] = (struct teacher_ref){ p->t[i].net, &p->t[i].ck.w, j->target[i] };
 	}
+	for (int i = 0; i < prior->n; i++)
+		j->ref[p->n + i] = (struct teacher_ref){ .net = prior->t[i].net, .w = &prior->t[i].ck.w };
+}
+
+static void free_networks(struct job *j)
+{
+	stats_free(j->target, j->pool.t, j->pool.n);
+	teachers_free(j->pool.t, j->pool.n);
+	if (j->prior.t)
+		teachers_free(j->prior.t, j->prior.n);
+	free(j->ref);
 }
 
 /* The output's header, which says all that the result depends on. */
@@ -527,8 +525,6 @@ int main(int argc, char **argv)
 	struct job j = { 0 };
 	struct ts_reader r;
 	struct ts_writer w;
-	struct teacher *t;
-	struct layer_stats **stats;
 	struct synth *s = NULL;
 	struct task task = { 0 };
 	char err[ERRLEN];
@@ -543,17 +539,13 @@ int main(int argc, char **argv)
 		die("%s", r.err);
 	if (header_norm(r.header, &j.form.norm) < 0 || header_shape(r.header, j.form.chw) < 0)
 		die("%s: the header lacks mean, std or shape", r.name);
-	if (!(t = teachers_read(j.pool, r.header, &j.nteacher, err)))
-		die("%s", err);
-	j.opt.subset = MIN(j.opt.subset, j.nteacher);
-	stats = j.stats ? stats_read(j.stats, t, j.nteacher, r.header, err) : stats_running(t, j.nteacher);
-	if (!stats)
-		die("%s", err);
-	prepare(&j, r.header, t, stats);
+	read_networks(&j, r.header);
 	if (j.cli.header) {
 		ets_header(j.cli.out, header_of(&j, r.header));
 		return 0;
 	}
+	if (j.real)
+		read_real(&j, r.header);
 	/* The first unit says how long the schedule is where -N does not. */
 	if (!(more = next_unit(&r, &task)))
 		die("%s: no units in it", r.name);
@@ -584,9 +576,7 @@ int main(int argc, char **argv)
 	fresh_free(j.fresh);
 	if (j.real)
 		imageview_free(&j.images);
-	stats_free(stats, t, j.nteacher);
-	free(j.ref);
-	teachers_free(t, j.nteacher);
+	free_networks(&j);
 	val_free(task.header);
 	ts_close(&r);
 	if (j.cli.verbose)

@@ -7,6 +7,24 @@
 
 #include "util.h"
 
+bool eword(const char *s, const char *word, const char **rest)
+{
+	size_t n = strlen(word);
+
+	if (strncmp(s, word, n) || (s[n] && s[n] != ':'))
+		return false;
+	*rest = s[n] ? s + n + 1 : NULL;
+	return true;
+}
+
+int echoice(const char *what, const char *s, const char *const *name, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (!strcmp(s, name[i]))
+			return i;
+	usage("%s %s: unknown", what, s);
+}
+
 static void add_name(const char *what, char ***names, int *n, const char *s)
 {
 	if (!*s)

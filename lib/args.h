@@ -2,6 +2,13 @@
 #ifndef ARGS_H
 #define ARGS_H
 
+#include <stdbool.h>
+
+/* Is s WORD, or WORD:REST? Then *rest is behind the colon, or NULL. */
+bool eword(const char *s, const char *word, const char **rest);
+/* One of n names: which. */
+int echoice(const char *what, const char *s, const char *const *name, int n);
+
 /* Names between commas, or @FILE: a name a line, which may have commas in it. At least one, none empty, none twice. */
 char **enames(const char *what, const char *arg, int *n);
 

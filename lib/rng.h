@@ -15,7 +15,7 @@
 	X(RNG_TRAINAUG) /* augmentation of training images: a = epoch, b = image */ \
 	X(RNG_PICK)     /* real images that start a unit: a = class */ \
 	X(RNG_NOISE)    /* noise that starts an image: a = class, b = index within the class */ \
-	X(RNG_TEACHERS) /* teacher subset: a = index | unit | 0, b = iteration or 0 */ \
+	X(RNG_TEACHERS) /* teacher subset: a = index | unit | 0, b = iteration or 0, c = 1: of the prior */ \
 	X(RNG_SYNTHAUG) /* augmentation in synthesis: a = unit, b = iteration */ \
 	X(RNG_RECIPE)   /* cutmix: a = epoch, b = batch */ \
 	X(RNG_STUDENT)  /* a student of its own seed: initialisation a = parameter, c = 1; augmentation b = step */ \

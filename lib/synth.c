@@ -24,6 +24,7 @@ struct synth {
 	struct synth_opts o;
 	const struct teacher_ref *teacher;
 	int nteacher, batch, width; /* width of what plans give: classes, or features */
+	int flight;                /* teachers at a time */
 	int chw[3];
 	struct slot *slot;
 	int nslot;
@@ -46,7 +47,7 @@ struct synth {
 /* What a device's own synthesis knows. */
 static bool on_device(const struct synth_opts *o)
 {
-	return !o->fresh && !o->features;
+	return !o->fresh && !o->features && !o->prior;
 }
 
 struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch)
@@ -56,7 +57,8 @@ struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t,
 	size_t image, pixels;
 
 	s->o = *o;
-	s->o.subset = MIN(o->subset, nteacher);
+	s->o.subset = synth_matched(o, nteacher);
+	s->flight = s->o.subset + MIN(o->predict, o->prior);
 	s->teacher = t;
 	s->nteacher = nteacher;
 	s->batch = batch;
@@ -71,15 +73,15 @@ struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t,
 		s->width = MAX(s->width, net_width(t[i].net, o->depth));
 	image = (size_t)s->chw[0] * s->chw[1] * s->chw[2];
 	pixels = batch * image;
-	s->nslot = MIN(nteacher, MAX(LIVE, s->o.subset));
+	s->nslot = MIN(nteacher, MAX(LIVE, s->flight));
 	s->slot = ecalloc(s->nslot, sizeof *s->slot);
 	for (int i = 0; i < s->nslot; i++)
 		s->slot[i].teacher = -1;
-	s->ws = ecalloc(s->o.subset, sizeof *s->ws);
-	s->out = ecalloc(s->o.subset, sizeof *s->out);
-	s->dout = ecalloc(s->o.subset, sizeof *s->dout);
-	s->targets = ecalloc(s->o.subset, sizeof *s->targets);
-	for (int i = 0; i < s->o.subset; i++) {
+	s->ws = ecalloc(s->flight, sizeof *s->ws);
+	s->out = ecalloc(s->flight, sizeof *s->out);
+	s->dout = ecalloc(s->flight, sizeof *s->dout);
+	s->targets = ecalloc(s->flight, sizeof *s->targets);
+	for (int i = 0; i < s->flight; i++) {
 		s->ws[i] = ws_new();
 		s->out[i] = ealigned((size_t)batch * s->width, sizeof(float));
 		s->dout[i] = ealigned((size_t)batch * s->width, sizeof(float));
@@ -122,7 +124,7 @@ void synth_free(struct synth *s)
 	}
 	for (int i = 0; i < s->nslot; i++)
 		empty(&s->slot[i]);
-	for (int i = 0; i < s->o.subset; i++) {
+	for (int i = 0; i < s->flight; i++) {
 		ws_free(s->ws[i]);
 		free(s->out[i]);
 		free(s->dout[i]);
@@ -139,7 +141,7 @@ size_t synth_bytes(const struct synth *s)
 {
 	size_t sum = s->device ? s->be->synth_bytes(s->device) : 0;
 
-	for (int i = 0; !s->device && i < s->o.subset; i++)
+	for (int i = 0; !s->device && i < s->flight; i++)
 		sum += ws_bytes(s->ws[i]);
 	return sum;
 }
@@ -156,21 +158,27 @@ static struct plan *plan_of(const struct synth *s, const struct slot *t, enum pu
 		.precision = s->o.precision }, err);
 }
 
-/* Plans for teacher i, unless those in the slot are of a network like it. */
+static bool is_matched(const struct synth *s, int teacher)
+{
+	return teacher < s->nteacher - s->o.prior;
+}
+
+/* Plans for teacher i, unless those in the slot are of a network like it that has the same part. */
 static int fill(struct synth *s, struct slot *t, int i, char err[ERRLEN])
 {
-	bool fits = t->teacher >= 0 && net_alike(s->teacher[t->teacher].net, s->teacher[i].net);
+	bool fits = t->teacher >= 0 && is_matched(s, t->teacher) == is_matched(s, i) &&
+	    net_alike(s->teacher[t->teacher].net, s->teacher[i].net);
 
 	if (!fits)
 		empty(t);
 	t->teacher = i;
 	if (fits)
 		return 0;
-	if (s->o.features && !(t->net = net_features(s->teacher[i].net, s->o.depth, err)))
+	if (s->o.features && is_matched(s, i) && !(t->net = net_features(s->teacher[i].net, s->o.depth, err)))
 		return -1;
 	if (!(t->synth = plan_of(s, t, PLAN_SYNTH, err)))
 		return -1;
-	return s->o.fresh && !(t->real = plan_of(s, t, PLAN_EVAL, err)) ? -1 : 0;
+	return s->o.fresh && is_matched(s, i) && !(t->real = plan_of(s, t, PLAN_EVAL, err)) ? -1 : 0;
 }
 
 /* Teacher i with its plans: in its slot, in an empty one, or in that of whichever was not used for longest. */
@@ -294,22 +302,26 @@ static double match(struct synth *s, const struct unit *u, const struct slot *t,
 	return loss;
 }
 
-static double predict(struct synth *s, const struct unit *u, int n)
+/* What those from `first` on predict together, and its gradient; the logits of those before do not count. */
+static double predict(struct synth *s, const struct unit *u, int first, int n)
 {
 	int k = s->teacher[0].net->nclass;
-	double ce = loss_ensemble(s->out, n, u->label, u->n, k, s->o.ensemble, s->dout);
+	double ce = loss_ensemble(s->out + first, n - first, u->label, u->n, k, s->o.ensemble, s->dout + first);
 
-	for (int i = 0; i < n && s->o.ce != 1; i++)
+	for (int i = 0; i < n; i++)
 		for (size_t j = 0; j < (size_t)u->n * k; j++)
-			s->dout[i][j] *= s->o.ce;
+			if (i < first)
+				s->dout[i][j] = 0;
+			else if (s->o.ce != 1)
+				s->dout[i][j] *= s->o.ce;
 	return ce;
 }
 
 int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synth_loss *loss, char err[ERRLEN])
 {
 	size_t pixels = (size_t)u->n * s->chw[0] * s->chw[1] * s->chw[2];
-	int n = synth_subset(s, u, u->opt.step, s->pick);
-	double share = 1.0 / (s->o.mean_bn ? n : 1), norm = 0;
+	int n = synth_subset(s, u, u->opt.step, s->pick), matched = s->o.subset;
+	double share = 1.0 / (s->o.mean_bn ? matched : 1), norm = 0;
 	struct slot *t[n];
 
 	*loss = (struct synth_loss){ 0 };
@@ -321,12 +333,13 @@ int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synt
 		plan_bind(t[i]->synth, s->ws[i]);
 		plan_forward(t[i]->synth, u->n, s->aug, s->out[i]);
 	}
-	if (s->o.fresh && look(s, u, t, n, err) < 0)
+	if (s->o.fresh && look(s, u, t, matched, err) < 0)
 		return -1;
-	if (!s->o.features)
-		loss->ce = predict(s, u, n);
+	if (s->o.prior || !s->o.features)
+		loss->ce = predict(s, u, s->o.prior ? matched : 0, n);
 	for (int i = 0; i < n; i++) {
-		loss->bn += match(s, u, t[i], i, s->o.alpha * share) * share;
+		if (i < matched)
+			loss->bn += match(s, u, t[i], i, s->o.alpha * share) * share;
 		plan_backward(t[i]->synth, u->n, s->dout[i], i ? s->dpart : s->daug, NULL);
 		for (size_t j = 0; i && j < pixels; j++)
 			s->daug[j] += s->dpart[j];

@@ -7,6 +7,8 @@
  * with those of some of every class, drawn anew at every iteration and seen through the augmentation of the unit's own
  * images (Zhao & Bilen 2021: siamese). Instead of statistics, class means of the last features may be matched (DM, Zhao &
  * Bilen 2023, eq. 5), with fresh real images only:  alpha * sum over the unit's classes of || mean f(aug(S)) - mean f(aug(R)) ||^2
+ * The ensemble that predicts may be another pool than the one that is matched: the prior, whose teachers know the classes,
+ * beside networks that need not.
  *
  * A synth owns plans, workspaces and scratch; nets, weights and statistics are borrowed. A unit's arrays are its
  * caller's. Every draw is a function of (seed, unit, iteration), so a unit comes out the same wherever it is computed.
@@ -25,10 +27,12 @@ enum draw { DRAW_INDEX /* one subset for each index within the classes */, DRAW_
 struct synth_opts {
 	uint32_t seed;
 	int subset;             /* teachers a time, at most the pool */
+	int prior;              /* the last so many teachers predict and are not matched, and only they do; 0: all do both */
+	int predict;            /* of them a time, at most the prior */
 	enum draw draw;
 	double ce;              /* weight of the cross-entropy */
 	double alpha;           /* weight of the statistics; 0: not matched at all */
-	bool features;          /* means of the last features, class by class, instead; then ce is 0 */
+	bool features;          /* means of the last features, class by class, instead; without a prior ce is 0 then */
 	bool depth;             /* those of the maps before them, too (net_features) */
 	double deviations;      /* weight of their deviations */
 	double class_weight;    /* 0 global, 1 class-wise, between: mixed (EDC: 0.5) */
@@ -78,13 +82,17 @@ void synth_free(struct synth *s);
 int synth_run(struct synth *s, struct unit *u, int k, struct synth_loss *loss, char err[ERRLEN]);
 /* Loss and gradient at u->x with the draws of iteration u->opt.step; dx (n,C,H,W) is written. On the host alone. */
 int synth_gradient(struct synth *s, const struct unit *u, float *dx, struct synth_loss *loss, char err[ERRLEN]);
-/* The subset that a unit uses at an iteration: indices into the pool, ascending; returns their number. */
+/* The subset that a unit uses at an iteration: indices into the pool, those to be matched, ascending, and then those of the
+ * prior, likewise; returns their number, synth_matched() that of the first. */
 int synth_subset(const struct synth *s, const struct unit *u, int64_t iteration, int *pick);
 /* synth_draw.c: the same without a synth; and the augmentation of an iteration: *d where o->dsa, else *v. class: whose, or
  * -1: the whole unit's. */
+int synth_matched(const struct synth_opts *o, int nteacher);
 int synth_pick(const struct synth_opts *o, int nteacher, const struct unit *u, int64_t iteration, int *pick);
 void synth_draw(const struct synth_opts *o, const int chw[3], const struct unit *u, int64_t iteration, int64_t class,
     struct view *v, struct dsa *d);
+/* The augmentation of o by its name, as --aug of synth-step(1) has it; ends the program with one line where it is none. */
+void synth_aug(struct synth_opts *o, const char *spec);
 size_t synth_bytes(const struct synth *s); /* of workspaces, as planned */
 
 #endif

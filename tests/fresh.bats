@@ -89,6 +89,33 @@ setup()
 	tsinfo --history untrained.ts | grep -q real
 }
 
+@test "a prior: other networks predict than are matched" {
+	local ce=(--ce 5 --prior-teachers 2)
+
+	dm --prior pool.tar "${ce[@]}" -N 4 --float --log log.json -o prior.ts <init.ts
+	jq -e '.ce > 0 and .bn > 0' log.json >/dev/null
+	dm --prior pool.tar "${ce[@]}" -N 4 -n 1 --float <init.ts | dm --prior pool.tar "${ce[@]}" -n 3 --float --threads 1 | cmp - prior.ts
+	tsinfo --history prior.ts | grep -q 'prior FILE:.* --prior_teachers 2 .*--ce 5'
+	for other in "--ce 0" "--ce 6 --prior-teachers 2" "--ce 5 --prior-teachers 1"; do
+		# shellcheck disable=SC2086 # words
+		dm --prior pool.tar $other -N 4 --float <init.ts | cmp -s - prior.ts && return 1
+	done
+	# A prior whose cross-entropy does not count is none.
+	dm --prior pool.tar --ce 0 -N 4 --float -o without.ts <init.ts
+	dm -N 4 --float -o none.ts <init.ts
+	"$python" - <<-'END'
+	import tstream
+	(_, a), (_, b) = (tstream.read(f) for f in ("without.ts", "none.ts"))
+	assert all((x["images.f32"] == y["images.f32"]).all() for x, y in zip(a, b, strict=True))
+	END
+	# Statistics of one pool, the predictions of another.
+	synth-step -p pool.tar -s stats.ts --prior pool.tar --teachers 1 --prior-teachers 3 -N 3 -o both.ts <init.ts
+	synth-step -p pool.tar -s stats.ts --teachers 1 -N 3 <init.ts | cmp -s - both.ts && return 1
+	run -2 synth-step -p pool.tar --prior-teachers 1 -N 1 <init.ts
+	run -1 dm --prior none.tar -N 1 <init.ts
+	run -1 dm --prior train.ts -N 1 <init.ts
+}
+
 @test "features, their deviations, the maps before them" {
 	for what in features features:1 maps maps:1; do
 		dm --match $what -N 3 --threads 1 -o "$what.ts" <classes.ts

@@ -104,6 +104,8 @@ equal_but()
 	same part.ts step -N 40
 	same init.ts synth-step -p pool.tar -N 2 --real train.ts --real-batch 3 --alpha 0.1 --opt sgd
 	equal_but
+	same init.ts synth-step -p pool.tar -N 2 --real train.ts --real-batch 3 --match features --prior pool.tar --ce 2
+	equal_but
 	same init.ts cutmix -e 2 -b 1000
 	equal_but recipes
 	same init.ts cutmix --protocol best --steps 9

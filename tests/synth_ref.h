@@ -307,6 +307,7 @@ static double objective(const struct synth_opts *o, const struct pool *p, const 
 	static float room[2][2 * 8 * (1 + K)];
 	static const int per[2] = { HW, HW / 4 };
 	struct layer_stats seen[2];
+	int matched = synth_matched(o, POOL), first = o->prior ? matched : 0; /* who is matched, who predicts */
 	double bn = 0;
 
 	for (int l = 0; l < 2; l++)
@@ -317,6 +318,8 @@ static double objective(const struct synth_opts *o, const struct pool *p, const 
 			affine_image(a, x + i * PIX, aug);
 			ref_forward(p->net, &p->w[pick[t]], aug, logits[t][i], at, last[i]);
 		}
+		if (t >= matched)
+			continue;
 		if (o->fresh)
 			see_all(p, a, pick[t], seen, mean, deviation);
 		if (o->features)
@@ -325,8 +328,8 @@ static double objective(const struct synth_opts *o, const struct pool *p, const 
 			bn += match_layer_ref(feature[l], u->n, 8, per[l], o->fresh ? &seen[l] : &p->stats[pick[t]][l], u->label,
 			    o->class_weight, l ? 1 : o->first, 1, waste);
 	}
-	return (o->ce > 0 ? o->ce * cross_entropy(logits, npick, u, o->ensemble) : 0) +
-	    o->alpha * bn / (o->mean_bn ? npick : 1);
+	return (o->ce > 0 ? o->ce * cross_entropy(logits + first, npick - first, u, o->ensemble) : 0) +
+	    o->alpha * bn / (o->mean_bn ? matched : 1);
 }
 
 static void check_gradient(const char *name, const struct synth_opts *o, const struct pool *p, int n, long step)

@@ -43,6 +43,9 @@ static void fresh_gradients(const struct pool *p)
 	o.deviations = 0;
 	check_gradient("fresh images, all maps", &o, p, 7, 0);
 	o.depth = false;
+	o.prior = 4, o.predict = 2, o.ce = 3;
+	check_gradient("fresh images, features, and others that predict", &o, p, 8, 0);
+	o.prior = o.ce = 0;
 	o.dsa = dsa_parse("crop_scale_rotate", err), o.mean_bn = true;
 	for (long step = 0; step < 3; step++)
 		check_gradient("class means of features, one augmentation", &o, p, 6, step);

@@ -19,6 +19,8 @@ static void gradients(const struct pool *p)
 	o = plain, o.class_weight = 1, o.mean_bn = true, o.ensemble = ENS_PROBS;
 	check_gradient("class-wise, averaged, probabilities", &o, p, 6, 0);
 	check_gradient("class-wise, a mixture", &o, p, 4, 0);
+	o = plain, o.prior = 2, o.predict = 2, o.mean_bn = true, o.ensemble = ENS_PROBS;
+	check_gradient("a pool that is matched, a prior that predicts", &o, p, 8, 0);
 	o = plain, o.class_weight = 0.3, o.ensemble = ENS_EACH, o.subset = 2;
 	check_gradient("mixed, each teacher's own", &o, p, 6, 0);
 	o = plain, o.crop_min = 0.3, o.crop_max = 1, o.flip = 0.5, o.roll = 2, o.class_weight = 1;
@@ -90,6 +92,16 @@ static void subsets(const struct pool *p)
 	int64_t zero = 0;
 	u.index = &zero;
 	ok(synth_subset(s, &u, 0, pick) == POOL && pick[0] == 0 && pick[POOL - 1] == POOL - 1, "at most the whole pool");
+	synth_free(s);
+	o = plain, o.prior = 4, o.predict = 2, o.draw = DRAW_ITERATION;
+	s = synth_new(&o, p->ref, POOL, 1);
+	good = 1, same = 0;
+	for (int i = 0; i < 50; i++) {
+		good &= synth_subset(s, &u, i, pick) == 5 && synth_matched(&o, POOL) == 3 && pick[2] < 5 && pick[3] >= 5 && pick[4] > pick[3];
+		synth_subset(s, &u, i + 1, other);
+		same += !memcmp(pick + 3, other + 3, 2 * sizeof *pick);
+	}
+	ok(good && same < 30, "of the prior, others are drawn, and as often");
 	synth_free(s);
 	free_unit(&u);
 }
