@@ -106,7 +106,7 @@ ran()
 		# shellcheck disable=SC2086 # words
 		step -N 3 $options -o one.ts <unit.ts
 		# shellcheck disable=SC2086
-		EMU_RAN=what step -N 3 $options --device cuda -o other.ts <unit.ts
+		EMU_RAN="what" step -N 3 $options --device cuda -o other.ts <unit.ts
 		ran what 1 graph
 		apart 2e-4 one.ts other.ts
 		# shellcheck disable=SC2086

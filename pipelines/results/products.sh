@@ -129,14 +129,22 @@ distil()
 	done
 }
 
-# dm_images NAME IPC SEED: distribution matching, with networks that nobody has trained
+# dm_images NAME IPC SEED [OPTIONS]: distribution matching, with networks that nobody has trained
 dm_images()
 {
+	local prior=${4---ce 0}
+
 	product pool-untrained.tar "$dm_nets untrained networks" "train-ckpt -a $student -e 0 -n $dm_nets --seed 0 <train.ts"
 	# All in one unit: units of a class would each build every network's plan.
 	product "units-$2-$3.ts" "$2 real images a class, one unit" "synth-init -i $2 --unit 1000 --seed $3 <train.ts"
-	product "$1" "DM, ${1%.*}" "synth-step -p pool-untrained.tar --real train.ts --match features --ce 0 --aug dsa\
+	product "$1" "DM, ${1%.*}" "synth-step -p pool-untrained.tar --real train.ts --match features $prior --aug dsa\
  --opt sgd --momentum 0.5 --sched const --teachers 1 --draw iteration $dm_opts --seed $3 <units-$2-$3.ts"
+}
+
+# prior_images NAME IPC SEED: the same features, and the weak pool, whose teachers must recognise the images
+prior_images()
+{
+	dm_opts=$prior_opts dm_images "$1" "$2" "$3" "--prior pool-weak.tar --prior-teachers $prior_teachers --ce $prior_ce"
 }
 
 # sre2l_images NAME IPC SEED: one converged teacher, its running statistics, from noise
