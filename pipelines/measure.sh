@@ -193,6 +193,12 @@ picture()
 	montage --cols "$2" -o "$to" <"$1"
 }
 
+# untrained OPTIONS: networks as they begin; no images of validation, no state to keep
+untrained()
+{
+	train-ckpt "$@" ${header:+"$header"} -o "$to" <"$training"
+}
+
 # hard IMAGES ...: how good a student is that sees these images
 hard()
 {

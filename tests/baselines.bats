@@ -108,6 +108,22 @@ setup()
 	[ "$(sets dm '')" = "dm 20,random 20" ]
 }
 
+@test "teddy --match features: untrained networks and a pool that predicts; a changed weight does synthesis again" {
+	local how=("${pool[@]}" --match features --networks 3 --real-batch 5 --iterations 2 --whole-steps 0)
+
+	run_into features teddy "${how[@]}"
+	[ "$(sets features)" = "distilled 20,random 20" ]
+	[ ! -e features/03-stats.ts ]
+	tsinfo --history features/distilled.ts >history
+	grep -q 'synth-step .*--match features --prior FILE:.* --prior_teachers 1 --ce 60 .*--lr 2 --opt sgd' history
+	grep -q 'FILE:.* = .*train-ckpt --arch convnet2-8-in --epochs 0 --networks 3' history
+	run_into features teddy "${how[@]}" --ce 5
+	[ "$(done_again features | head -n 1)" = "synthesis: 2 iterations" ]
+	grep -q 'synthesis: --ce was 60' features.err
+	run_into features teddy "${how[@]}" --ce 5
+	[ -z "$(done_again features)" ]
+}
+
 @test "imbalance: global, class-wise and random of each cut" {
 	run_into cut imbalance "${pool[@]}" --iterations 4 --teachers 1 --keep 0.6:1.0,0.5
 	[ "$(sets cut)" = "global-0.6-1.0 20,class-0.6-1.0 20,random-0.6-1.0 20,global-0.5 20,class-0.5 20,random-0.5 20" ]
