@@ -214,12 +214,15 @@ ran()
 			-o "mixed-$d.ts" <unit.ts
 		synth-step -p untrained.tar --real train.ts --real-batch 5 --match maps:1 --opt sgd -N 3 --float --device $d \
 			-o "maps-$d.ts" <unit.ts
+		synth-step -p untrained.tar --prior pool.tar --ce 5 --real train.ts --real-batch 5 --match features --opt sgd -N 3 \
+			--float --device $d -o "prior-$d.ts" <unit.ts
 		step -N 3 --lr 0.5 --no-clamp --device $d -o "free-$d.ts" <unit.ts
 	done
 	on_the_device said-cuda
 	apart 1e-4 dm-cpu.ts dm-cuda.ts
 	apart 1e-4 mixed-cpu.ts mixed-cuda.ts
 	apart 1e-4 maps-cpu.ts maps-cuda.ts
+	apart 1e-4 prior-cpu.ts prior-cuda.ts
 	apart 1e-4 free-cpu.ts free-cuda.ts
 }
 
