@@ -156,9 +156,10 @@ initial()
 # One unit, a job of GNU parallel. What it had reached when it was stopped stays in its state.
 synthesise()
 {
-	tscut -u "$1" "$init" |
-		synth-step "${@:2}" --state "$partial/$1.state" --save-every "$save_every" --log "$log/$key-$1.json" \
-			-o "$partial/$1.ts"
+	# Not through a pipe: a filter that ends early would leave a second line, of the one before it.
+	tscut -u "$1" -o "$partial/$1.unit" "$init"
+	synth-step "${@:2}" --state "$partial/$1.state" --save-every "$save_every" --log "$log/$key-$1.json" \
+		-o "$partial/$1.ts" <"$partial/$1.unit"
 }
 
 units()

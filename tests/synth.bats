@@ -260,12 +260,13 @@ examples()
 	rm -f stats.ts init.ts
 	examples synth-step.1 | sed -e 's/^synth-step -p teacher/cp distilled.ts first.ts; &/' -e 's/-N 4000/-N 4/' \
 		-e 's/parallel -j/parallel --will-cite -j/' >lines
-	[ "$(grep -c synth-step lines)" -eq 6 ]
+	[ "$(grep -c synth-step lines)" -eq 7 ]
 	bash -eu -o pipefail lines
 	cmp first.ts again.ts
 	cmp first.ts joined.ts
 	tsinfo distilled.ts | grep -q 'aug rrc:0.08,flip,roll:4'
 	tsinfo dm.ts | grep -q "match features"
+	tsinfo prior.ts | grep -q "prior_teachers 1"
 }
 
 @test "a loss that runs away leaves the last good state" {
