@@ -157,9 +157,9 @@ initial()
 synthesise()
 {
 	# Not through a pipe: a filter that ends early would leave a second line, of the one before it.
-	tscut -u "$1" -o "$partial/$1.unit" "$init"
-	synth-step "${@:2}" --state "$partial/$1.state" --save-every "$save_every" --log "$log/$key-$1.json" \
-		-o "$partial/$1.ts" <"$partial/$1.unit"
+	tscut -u "$1" -o "$partial/$1.unit" "$init" &&
+		synth-step "${@:2}" --state "$partial/$1.state" --save-every "$save_every" --log "$log/$key-$1.json" \
+			-o "$partial/$1.ts" <"$partial/$1.unit"
 }
 
 units()
