@@ -144,7 +144,11 @@ dm_images()
 # prior_images NAME IPC SEED: the same features, and the weak pool, whose teachers must recognise the images
 prior_images()
 {
-	dm_opts=$prior_opts dm_images "$1" "$2" "$3" "--prior pool-weak.tar --prior-teachers $prior_teachers --ce $prior_ce"
+	local rate=,$prior_rates
+
+	[[ $rate == *",$2:"* ]] || die "prior_rates: none for $2 images a class"
+	rate=${rate#*",$2:"}
+	dm_opts=${prior_opts/RATE/${rate%%,*}} dm_images "$1" "$2" "$3" "--prior pool-weak.tar --prior-teachers $prior_teachers --ce $prior_ce"
 }
 
 # sre2l_images NAME IPC SEED: one converged teacher, its running statistics, from noise
