@@ -179,6 +179,19 @@ size_t gpu_match_scratch(int nlayer, int maxc, int n);
 void gpu_match_layers(cudaStream_t s, double *value, const struct gpu_match *layer, int nlayer, int maxc,
     const int64_t *label, const int *group, const int *classes, int n, double w, double scale, void *scratch);
 
+/* means.cu: features (rows,f) class by class. */
+struct gpu_group { /* rows [first, first + n), or those that stand there in an order */
+	int first, n;
+};
+/* mean, deviation (classes,f); deviation may be NULL. group (classes): of whole rows; one without rows is left as it was. */
+void gpu_class_means(cudaStream_t s, float *mean, float *deviation, const float *x, const struct gpu_group *group,
+    int classes, int f);
+/* lib/match.h's match_features(): value (gpu_match_means_values()) sums to the loss; dx (rows,f) is written where a group has
+ * its rows. order: rows by class. mu, sigma (classes,f); sigma NULL: deviations do not count. */
+int gpu_match_means_values(int classes, int f);
+void gpu_match_means(cudaStream_t s, double *value, float *dx, const float *x, const struct gpu_group *group,
+    const int *order, const float *mu, const float *sigma, int classes, int f, double w, double scale);
+
 /* optim.cu: lib/optim.h's steps over flat arenas. */
 struct gpu_step { /* in device memory: what changes from step to step */
 	double lr;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda_features.h"
 #include "cuda_synth.h"
 
 enum { GRAPHS = 16, LANES = 4 };
@@ -18,22 +19,26 @@ struct member { /* one teacher */
 };
 
 struct recorded { /* an iteration of so many images by these teachers */
-	int n, npick, pick[GPU_TEACHERS];
+	int n, classes, npick, pick[GPU_TEACHERS]; /* classes: 0 where teachers have their own statistics */
 	cudaGraphExec_t graph; /* NULL: seen once */
 };
 
 struct device_synth {
 	struct synth_opts o;
 	const struct teacher_ref *teacher;
-	int nteacher, batch, nclass, maxtap;
+	int nteacher, batch, nclass;
+	int flight, matched;       /* teachers at a time, and of them those that are matched, which come first */
+	int nvalue;                /* doubles that one of them matches with: layers, or parts of classes */
+	struct device_features *features; /* what they are matched by, and the prior; NULL: by statistics */
+	int nown;                  /* classes of the unit, with features */
 	int chw[3];
 	struct member *member;     /* (nteacher) */
 	struct workspace *ws[GPU_TEACHERS]; /* one a teacher in flight, like all arrays below that have one each */
 	struct recorded recorded[GRAPHS];
 	int nrecorded;
 	struct room mem;           /* everything below */
-	float *logits[GPU_TEACHERS], *dlogits[GPU_TEACHERS]; /* (batch,K) */
-	double *bn;                /* (subset,maxtap) value of each layer */
+	float *logits[GPU_TEACHERS], *dlogits[GPU_TEACHERS]; /* (batch,K), or as wide as features */
+	double *bn;                /* (matched,nvalue) */
 	double *ce, *rows;         /* (1), (batch) */
 	float *x, *m, *v, *lo, *hi, *aug, *dx, *means; /* (batch,C,H,W); means: room for DSA's */
 	float *daug[GPU_TEACHERS]; /* (batch,C,H,W) gradient of aug, one a teacher; the first: the sum */
@@ -64,7 +69,7 @@ static void open_lanes(struct device_synth *s)
 {
 	char err[ERRLEN];
 
-	s->lanes = MIN(s->o.subset, LANES);
+	s->lanes = MIN(s->flight, LANES);
 	s->lane[0] = s->stream;
 	if (dnn_lanes(gpu.dnn, s->lanes, err) < 0)
 		cuda_die("device cuda (%s): %s", gpu.name, err);
@@ -75,36 +80,58 @@ static void open_lanes(struct device_synth *s)
 	}
 }
 
+/* What the memory below is for. -1: this cannot be done here; err is empty where the host can. */
+static int open_teachers(struct device_synth *s, char err[ERRLEN])
+{
+	const struct synth_opts *o = &s->o;
+
+	*err = '\0';
+	s->matched = synth_matched(o, s->nteacher);
+	s->flight = s->matched + MIN(o->predict, o->prior);
+	if (s->flight > GPU_TEACHERS)
+		die("device cuda: %d teachers at a time (at most %d)", s->flight, GPU_TEACHERS);
+	s->nclass = s->teacher[0].net->nclass;
+	if (!o->fresh) {
+		s->member = ecalloc(s->nteacher, sizeof *s->member);
+		for (int i = 0; i < s->nteacher; i++)
+			s->nvalue = MAX(s->nvalue, net_matched(s->teacher[i].net, NULL));
+		return 0;
+	}
+	/* Statistics of fresh images are the host's. */
+	s->features = o->features ? cuda_features_new(&s->o, s->teacher, s->nteacher, s->batch, err) : NULL;
+	if (!s->features)
+		return -1;
+	s->nvalue = cuda_features_values(s->features);
+	return 0;
+}
+
 struct device_synth *cuda_synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch)
 {
 	struct device_synth *s = ecalloc(1, sizeof *s);
-	int subset = MIN(o->subset, nteacher);
+	char err[ERRLEN];
+	size_t width;
 
-	if (subset > GPU_TEACHERS)
-		die("device cuda: %d teachers at a time (at most %d)", subset, GPU_TEACHERS);
-	s->o = *o;
-	s->o.subset = subset;
-	s->teacher = t;
-	s->nteacher = nteacher;
-	s->batch = batch;
-	s->nclass = t[0].net->nclass;
+	*s = (struct device_synth){ .o = *o, .teacher = t, .nteacher = nteacher, .batch = batch, .stream = gpu.stream };
+	if (open_teachers(s, err) < 0) {
+		free(s);
+		if (*err)
+			die("device cuda: %s", err);
+		return NULL;
+	}
+	width = s->features ? cuda_features_width(s->features) : s->nclass;
 	s->draws = o->per_class ? batch : 1;
-	s->stream = gpu.stream;
 	memcpy(s->chw, t[0].net->chw, sizeof s->chw);
-	s->member = ecalloc(nteacher, sizeof *s->member);
-	for (int i = 0; i < nteacher; i++)
-		s->maxtap = MAX(s->maxtap, net_matched(t[i].net, NULL));
 	float **image[] = { &s->x, &s->m, &s->v, &s->lo, &s->hi, &s->aug, &s->dx };
 	for (size_t i = 0; i < LEN(image); i++)
 		*image[i] = cuda_room(&s->mem, pixels(s, batch) * sizeof(float));
-	for (int i = 0; i < subset; i++) {
+	for (int i = 0; i < s->flight; i++) {
 		s->ws[i] = ws_new();
-		s->logits[i] = cuda_room(&s->mem, (size_t)batch * s->nclass * sizeof(float));
-		s->dlogits[i] = cuda_room(&s->mem, (size_t)batch * s->nclass * sizeof(float));
+		s->logits[i] = cuda_room(&s->mem, batch * width * sizeof(float));
+		s->dlogits[i] = cuda_room(&s->mem, batch * width * sizeof(float));
 		s->daug[i] = cuda_room(&s->mem, pixels(s, batch) * sizeof(float));
 	}
 	s->means = cuda_room(&s->mem, (size_t)batch * 3 * sizeof(float));
-	s->bn = cuda_room(&s->mem, (size_t)(subset * s->maxtap + 1) * sizeof(double));
+	s->bn = cuda_room(&s->mem, (size_t)(s->matched * s->nvalue + 1) * sizeof(double));
 	s->ce = cuda_room(&s->mem, sizeof(double));
 	s->rows = cuda_room(&s->mem, batch * sizeof(double));
 	s->label = cuda_room(&s->mem, batch * sizeof *s->label);
@@ -136,10 +163,11 @@ void cuda_synth_free(struct device_synth *s)
 {
 	cuda_wait("synthesis");
 	forget_graphs(s);
-	for (int i = 0; i < s->nteacher; i++)
+	for (int i = 0; i < s->nteacher && s->member; i++)
 		plan_free(s->member[i].plan);
-	for (int i = 0; i < s->o.subset; i++)
+	for (int i = 0; i < s->flight; i++)
 		ws_free(s->ws[i]);
+	cuda_features_free(s->features);
 	for (int i = 0; i < s->lanes; i++) {
 		if (i)
 			cuda_check(cudaStreamDestroy(s->lane[i]), "stream");
@@ -152,9 +180,9 @@ void cuda_synth_free(struct device_synth *s)
 
 size_t cuda_synth_bytes(const struct device_synth *s)
 {
-	size_t sum = 0;
+	size_t sum = s->features ? cuda_features_bytes(s->features) : 0;
 
-	for (int i = 0; i < s->o.subset; i++)
+	for (int i = 0; i < s->flight; i++)
 		sum += ws_bytes(s->ws[i]);
 	return sum;
 }
@@ -187,7 +215,7 @@ static void place_targets(struct device_synth *s, struct member *m, const struct
 	free(layer);
 }
 
-/* Ready for n images in workspace `slot`: whatever it needs is made now, since nothing can be while a graph is captured. */
+/* Ready for n images in workspace `slot`. */
 static int ready(struct device_synth *s, int who, int slot, int n, char err[ERRLEN])
 {
 	struct member *m = &s->member[who];
@@ -200,7 +228,7 @@ static int ready(struct device_synth *s, int who, int slot, int n, char err[ERRL
 		if (!m->plan)
 			return -1;
 		plan_load(m->plan, t->w);
-		if (s->o.alpha > 0)
+		if (s->o.alpha > 0 && who < s->nteacher - s->o.prior)
 			place_targets(s, m, t->stats);
 	}
 	plan_bind(m->plan, s->ws[slot]);
@@ -252,64 +280,88 @@ static void join_lanes(struct device_synth *s, int lanes)
 	}
 }
 
-/* What plan p does from now on, it does on that lane. */
-static void take_lane(struct device_synth *s, int lane, struct plan *p)
+/* What is started from now on is started on that lane. */
+static void take_lane(struct device_synth *s, int lane)
 {
 	char err[ERRLEN];
 
-	if (p)
-		cuda_of(p)->stream = s->lane[lane];
 	if (dnn_use(gpu.dnn, lane, s->lane[lane], err) < 0)
 		cuda_die("device cuda (%s): %s", gpu.name, err);
 }
 
+/* The plan of the teacher in flight i, in force on the lane that was taken. */
+static struct plan *plan_at(struct device_synth *s, const int *pick, int i, cudaStream_t lane)
+{
+	struct plan *p;
+
+	if (s->features)
+		return cuda_features_take(s->features, i, lane);
+	p = s->member[pick[i]].plan;
+	p->ws = s->ws[i];
+	cuda_of(p)->stream = lane;
+	return p;
+}
+
+/* Teacher i against its statistics: the plan's taps get their slopes. */
+static void match_statistics(struct device_synth *s, const struct member *m, int i, int n, double scale)
+{
+	gpu_match_layers(cuda_of(m->plan)->stream, s->bn + i * s->nvalue, m->layer, m->plan->ntap, m->maxc, s->label, s->group,
+	    s->classes, n, s->o.class_weight, scale, m->scratch);
+}
+
 static void iterate(struct device_synth *s, const int *pick, int npick, int n)
 {
-	struct gpu_members all = { .n = npick, .weight = s->o.ce };
-	double share = s->o.alpha / (s->o.mean_bn ? npick : 1);
+	int matched = MIN(s->matched, npick), first = s->o.prior ? matched : 0; /* of those that predict */
+	struct gpu_members all = { .n = s->features && !s->o.prior ? 0 : npick - first, .weight = s->o.ce };
+	double share = s->o.alpha / (s->o.mean_bn ? matched : 1);
 	int lanes = MIN(s->lanes, npick);
+	struct plan *plan[GPU_TEACHERS];
 
 	augment(s, n);
-	cuda_check(cudaMemsetAsync(s->bn, 0, (size_t)npick * s->maxtap * sizeof *s->bn, s->stream), "memory");
+	cuda_check(cudaMemsetAsync(s->bn, 0, (size_t)matched * s->nvalue * sizeof *s->bn, s->stream), "memory");
+	if (s->features)
+		cuda_features_see(s->features, s->at);
 	fork_lanes(s, lanes);
 	for (int i = 0; i < npick; i++) {
-		struct plan *p = s->member[pick[i]].plan;
-		take_lane(s, i % lanes, p);
-		p->ws = s->ws[i];
-		cuda_run_forward(p, n, s->aug, s->logits[i]);
-		all.logits[i] = s->logits[i], all.dlogits[i] = s->dlogits[i];
+		take_lane(s, i % lanes);
+		plan[i] = plan_at(s, pick, i, s->lane[i % lanes]);
+		cuda_run_forward(plan[i], n, s->aug, s->logits[i]);
+		if (s->features && i < matched)
+			cuda_features_match(s->features, i, s->logits[i], s->dlogits[i], s->bn + i * s->nvalue, share);
 	}
 	join_lanes(s, lanes);
-	gpu_ensemble(s->stream, s->ce, s->rows, all, s->label, n, s->nclass, s->o.ensemble);
+	for (int i = 0; i < all.n; i++)
+		all.logits[i] = s->logits[first + i], all.dlogits[i] = s->dlogits[first + i];
+	if (all.n)
+		gpu_ensemble(s->stream, s->ce, s->rows, all, s->label, n, s->nclass, s->o.ensemble);
 	fork_lanes(s, lanes);
 	for (int i = 0; i < npick; i++) {
-		struct member *m = &s->member[pick[i]];
-		take_lane(s, i % lanes, m->plan);
-		if (m->layer)
-			gpu_match_layers(s->lane[i % lanes], s->bn + i * s->maxtap, m->layer, m->plan->ntap, m->maxc, s->label, s->group,
-			    s->classes, n, s->o.class_weight, share, m->scratch);
-		cuda_of(m->plan)->matched = m->layer != NULL;
-		cuda_run_backward(m->plan, n, s->dlogits[i], s->daug[i], NULL);
-		cuda_of(m->plan)->stream = s->stream;
+		const struct member *m = s->features ? NULL : &s->member[pick[i]];
+		take_lane(s, i % lanes);
+		if (m && m->layer)
+			match_statistics(s, m, i, n, share);
+		cuda_of(plan[i])->matched = m && m->layer;
+		cuda_run_backward(plan[i], n, s->dlogits[i], s->daug[i], NULL);
+		cuda_of(plan[i])->stream = s->stream;
 	}
 	join_lanes(s, lanes);
-	take_lane(s, 0, NULL);
+	take_lane(s, 0);
 	for (int i = 1; i < npick; i++)
 		gpu_add(s->stream, s->daug[0], s->daug[i], pixels(s, n));
 	augment_back(s, n);
 	gpu_check(s->stream, s->bad, 1, NULL, 0, s->ce, 1);
-	gpu_check(s->stream, s->bad, 1, NULL, 0, s->bn, npick * s->maxtap);
+	gpu_check(s->stream, s->bad, 1, NULL, 0, s->bn, matched * s->nvalue);
 	gpu_check(s->stream, s->bad, 2, s->dx, pixels(s, n), NULL, 0);
 	gpu_optim_step(s->stream, (struct gpu_optim){ .kind = s->o.opt, .momentum = s->o.momentum, .beta1 = s->o.beta1,
 		.beta2 = s->o.beta2, .eps = 1e-8, .weight_decay = s->o.weight_decay, .n = pixels(s, n), .theta = s->x, .m = s->m, .v = s->v, .grad = s->dx,
 		.lo = s->lo, .hi = s->hi, .step = s->step, .bad = s->bad });
-	gpu_note(s->stream, s->loss, s->at, s->ce, s->bn, npick * s->maxtap, s->o.mean_bn ? 1.0 / npick : 1, s->bad);
+	gpu_note(s->stream, s->loss, s->at, s->ce, s->bn, matched * s->nvalue, s->o.mean_bn ? 1.0 / matched : 1, s->bad);
 }
 
 static struct recorded *find_graph(struct device_synth *s, const int *pick, int npick, int n)
 {
 	for (int i = 0; i < s->nrecorded; i++)
-		if (s->recorded[i].n == n && s->recorded[i].npick == npick &&
+		if (s->recorded[i].n == n && s->recorded[i].classes == s->nown && s->recorded[i].npick == npick &&
 		    !memcmp(s->recorded[i].pick, pick, npick * sizeof *pick))
 			return &s->recorded[i];
 	return NULL;
@@ -322,7 +374,7 @@ static struct recorded *remember(struct device_synth *s, const int *pick, int np
 
 	if (s->nrecorded == GRAPHS)
 		return NULL;
-	*r = (struct recorded){ .n = n, .npick = npick };
+	*r = (struct recorded){ .n = n, .classes = s->nown, .npick = npick };
 	memcpy(r->pick, pick, npick * sizeof *pick);
 	s->nrecorded++;
 	return r;
@@ -356,16 +408,19 @@ static void make_room(struct device_synth *s, int k)
 	s->dsas = cuda_alloc((size_t)room * s->draws * sizeof *s->dsas);
 	s->steps = cuda_alloc(room * sizeof *s->steps);
 	s->loss = cuda_alloc(room * 2 * sizeof *s->loss);
+	if (s->features)
+		cuda_features_room(s->features, room);
 }
 
 /* Draws and rates of the next k iterations. */
-static void put_draws(struct device_synth *s, const struct unit *u, int k)
+static int put_draws(struct device_synth *s, const struct unit *u, int k, char err[ERRLEN])
 {
 	struct schedule rate = { .kind = s->o.sched, .base = s->o.lr };
 	size_t draws = (size_t)k * s->draws;
 	struct view *view = ecalloc(draws, sizeof *view);
 	struct dsa *dsa = ecalloc(draws, sizeof *dsa);
 	struct gpu_step *step = ecalloc(k, sizeof *step);
+	int rc = 0;
 
 	for (int i = 0; i < k; i++) {
 		int64_t t = u->opt.step + i;
@@ -378,8 +433,11 @@ static void put_draws(struct device_synth *s, const struct unit *u, int k)
 	cuda_send(s->views, view, draws * sizeof *view);
 	cuda_send(s->dsas, dsa, draws * sizeof *dsa);
 	cuda_send(s->steps, step, k * sizeof *step);
+	if (s->features)
+		rc = cuda_features_draws(s->features, u, k, view, dsa, s->draws, err);
 	cuda_wait("draws");
 	free(view), free(dsa), free(step);
+	return rc;
 }
 
 static void put_unit(struct device_synth *s, const struct unit *u)
@@ -403,22 +461,51 @@ static void put_unit(struct device_synth *s, const struct unit *u)
 	cuda_send(s->classes, &classes, sizeof classes);
 	cuda_send(s->at, &zero, sizeof zero);
 	cuda_send(s->bad, &zero, sizeof zero);
+	if (s->features)
+		s->nown = cuda_features_unit(s->features, u);
 	cuda_wait("the unit");
 	free(group);
 }
 
-static int launch(struct device_synth *s, const struct unit *u, int64_t iteration, char err[ERRLEN])
+/* The teachers of an iteration. Where features are matched, whoever was drawn is read from the device: always the same. */
+static int pick_of(const struct device_synth *s, const struct unit *u, int64_t iteration, int pick[GPU_TEACHERS])
 {
-	int pick[GPU_TEACHERS], *drawn = emalloc(s->nteacher * sizeof *drawn);
-	int npick = synth_pick(&s->o, s->nteacher, u, iteration, drawn);
+	int *drawn, npick;
 
+	if (s->features) {
+		for (int i = 0; i < s->flight; i++)
+			pick[i] = i;
+		return s->flight;
+	}
+	drawn = emalloc(s->nteacher * sizeof *drawn);
+	npick = synth_pick(&s->o, s->nteacher, u, iteration, drawn);
 	memcpy(pick, drawn, npick * sizeof *pick);
 	free(drawn);
+	return npick;
+}
+
+/* Whatever these need is made now, since nothing can be while a graph is captured. */
+static int prepare(struct device_synth *s, const int *pick, int npick, int n, char err[ERRLEN])
+{
+	if (s->features) {
+		if (cuda_features_ready(s->features, n))
+			forget_graphs(s);
+		return 0;
+	}
+	for (int i = 0; i < npick; i++)
+		if (ready(s, pick[i], i, n, err) < 0)
+			return -1;
+	return 0;
+}
+
+static int launch(struct device_synth *s, const struct unit *u, int64_t iteration, char err[ERRLEN])
+{
+	int pick[GPU_TEACHERS], npick = pick_of(s, u, iteration, pick);
 	struct recorded *r = find_graph(s, pick, npick, u->n);
+
 	if (!r) { /* not captured the first time: libraries load what they need then, which a capture would not bear */
-		for (int i = 0; i < npick; i++)
-			if (ready(s, pick[i], i, u->n, err) < 0)
-				return -1;
+		if (prepare(s, pick, npick, u->n, err) < 0)
+			return -1;
 		remember(s, pick, npick, u->n);
 		iterate(s, pick, npick, u->n);
 		return 0;
@@ -445,8 +532,9 @@ static int run(struct device_synth *s, struct unit *u, int k, struct synth_loss 
 	int done, bad;
 
 	make_room(s, k);
-	put_draws(s, u, k);
 	put_unit(s, u);
+	if (put_draws(s, u, k, err) < 0)
+		return -1;
 	for (int i = 0; i < k; i++)
 		if (launch(s, u, u->opt.step + i, err) < 0)
 			return -1;

@@ -118,7 +118,7 @@ struct backend {
 	void (*backward)(struct plan *p, int n, const float *dlogits, float *dimages, float *dtheta);
 	void (*update_running)(struct plan *p, int n, struct weights *w, double momentum);
 	const char *(*isa)(const struct plan *p); /* the instruction set */
-	/* Synthesis as synth.h has it, by the device itself; NULL: by plans and the host. */
+	/* Synthesis as synth.h has it, by the device itself; NULL, or a NULL from synth_new: by plans and the host. */
 	struct device_synth *(*synth_new)(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch);
 	void (*synth_free)(struct device_synth *s);
 	int (*synth_run)(struct device_synth *s, struct unit *u, int k, struct synth_loss *loss, char err[ERRLEN]);

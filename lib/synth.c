@@ -44,12 +44,6 @@ struct synth {
 	struct targets **targets;
 };
 
-/* What a device's own synthesis knows. */
-static bool on_device(const struct synth_opts *o)
-{
-	return !o->fresh && !o->features && !o->prior;
-}
-
 struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch)
 {
 	struct synth *s = ecalloc(1, sizeof *s);
@@ -64,10 +58,8 @@ struct synth *synth_new(const struct synth_opts *o, const struct teacher_ref *t,
 	s->batch = batch;
 	memcpy(s->chw, net->chw, sizeof s->chw);
 	s->be = plan_backend();
-	if (s->be->synth_new && on_device(o)) {
-		s->device = s->be->synth_new(o, t, nteacher, batch);
+	if (s->be->synth_new && (s->device = s->be->synth_new(o, t, nteacher, batch)))
 		return s;
-	}
 	s->width = net->nclass;
 	for (int i = 0; i < nteacher && o->features; i++)
 		s->width = MAX(s->width, net_width(t[i].net, o->depth));

@@ -17,7 +17,7 @@
 #include "../../lib/optim.h"
 #include "../gpu_mem.h"
 
-enum { ARRAYS = 12, PLACES = 64, LAYERS = 20, CLASSES = 1000 };
+enum { ARRAYS = 12, PLACES = 64, LAYERS = 20, CLASSES = 1000, GROUPS = 10 };
 
 struct place { /* the arrays of one place */
 	void *p[ARRAYS];
@@ -80,6 +80,7 @@ static size_t size_of(const struct job *j, char letter)
 	case '0': return 256;                            /* zeros: a flag, a draw, a rate */
 	case 'x': return (size_t)LAYERS * m.n * m.cp * 8; /* sums of all layers */
 	case 'y': return (size_t)LAYERS * m.n * m.cp * 4;
+	case 'k': return (size_t)GROUPS * m.cp * 4;      /* a value a class and channel */
 	case 'g': return LAYERS * sizeof(struct gpu_match);
 	case 'z': return gpu_match_scratch(LAYERS, m.c, m.n);
 	default: die("array '%c'", letter);
@@ -176,6 +177,12 @@ RUN(ensemble)
 /* What the arrays say of the layers is put in their place before (match_arrays). */
 RUN(match) { gpu_match_layers(s, p[0], p[1], LAYERS, j->m.c, p[2], p[3], p[4], j->m.n, 0, 1, p[9]); }
 
+RUN(means) { gpu_class_means(s, p[0], p[1], p[2], p[3], GROUPS, j->m.cp); }
+RUN(means_match)
+{
+	gpu_match_means(s, p[0], p[1], p[2], p[3], p[4], p[5], p[6], GROUPS, j->m.cp, 0.5, 1);
+}
+
 static void match_arrays(const struct job *j, void *const *p)
 {
 	struct gpu_match layer[LAYERS];
@@ -239,6 +246,7 @@ static const struct kernel kernels[] = {
 	{ "in_forward", "nnnddcc", in_forward, FLAT }, { "in_backward", "nnnccddddnc", in_backward, FLAT },
 	{ "ce", "0lLLl", ce, FLAT }, { "ce_mixed", "0lLLll0", ce_mixed, FLAT }, { "kl", "0lLLL", kl, FLAT },
 	{ "ensemble of 2", "0lLLLLl", ensemble, FLAT }, { "match of 20", "0glllxxyy-zc", match, FLAT },
+	{ "class_means", "kkn0", means, FLAT }, { "class_means match", "dnn0lkk", means_match, FLAT },
 	{ "take", "000", take, FLAT }, { "note", "020000", note, FLAT },
 };
 
@@ -267,6 +275,7 @@ static void put_special(const struct job *j, void *const *p)
 	const void *data = NULL;
 	size_t size = 0, at = 2;
 	int *which = NULL, bad = 1;
+	struct gpu_group group[GROUPS]; /* of rows that stand one by one */
 
 	if (!strncmp(name, "view", 4))
 		data = &v, size = sizeof v;
@@ -280,7 +289,17 @@ static void put_special(const struct job *j, void *const *p)
 		data = &step, size = sizeof step, at = 4;
 	else if (!strcmp(name, "note")) /* it would count on, beyond the array */
 		data = &bad, size = sizeof bad, at = 4;
-	else if (!strcmp(name, "channels")) {
+	else if (!strncmp(name, "class_means", 11)) {
+		data = group, size = sizeof group, at = 3;
+		for (int k = 0; k < GROUPS; k++)
+			group[k] = (struct gpu_group){ k * m.n / GROUPS, (k + 1) * m.n / GROUPS - k * m.n / GROUPS };
+		if (strcmp(name, "class_means")) {
+			which = emalloc(m.n * sizeof *which);
+			for (int i = 0; i < m.n; i++)
+				which[i] = i;
+			cuda_ok(cudaMemcpy(p[4], which, m.n * sizeof *which, cudaMemcpyHostToDevice), "cudaMemcpy");
+		}
+	} else if (!strcmp(name, "channels")) {
 		data = which = emalloc(m.cp * sizeof *which), size = m.cp * sizeof *which, at = 1;
 		for (int c = 0; c < m.cp; c++)
 			which[c] = c < m.c ? m.c - 1 - c : -1;
