@@ -9,10 +9,14 @@ static __global__ void take(uint32_t *to, const uint32_t *from, int words, const
 
 static __global__ void note(double *loss, int *at, const double *ce, const double *bn, int nbn, double share, const int *bad)
 {
+	__shared__ double room[32];
 	double sum = 0;
 
-	for (int i = 0; i < nbn; i++)
+	for (int i = threadIdx.x; i < nbn; i += blockDim.x)
 		sum += bn[i];
+	sum = block_sum(sum, room);
+	if (threadIdx.x)
+		return;
 	loss[2 * *at] = *ce;
 	loss[2 * *at + 1] = sum * share;
 	if (!*bad)
@@ -27,5 +31,5 @@ void gpu_take(cudaStream_t s, void *to, const void *from, size_t bytes, const in
 void gpu_note(cudaStream_t s, double *loss, int *at, const double *ce, const double *bn, int nbn, double share,
     const int *bad)
 {
-	LAUNCH(note, 1, 1, s, loss, at, ce, bn, nbn, share, bad);
+	LAUNCH(note, 1, 128, s, loss, at, ce, bn, nbn, share, bad);
 }

@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOGETHER = 512 }; /* real images in a forward pass, more where a class alone has more */
+/* Pixels of the real images in a forward pass, unless a class alone has more: 512 images of 64x64. */
+enum { TOGETHER = 1 << 21 };
 
 struct pool { /* teachers that are matched, or the prior: networks alike */
 	struct net *features;      /* without their classifier; NULL: the networks themselves */
@@ -15,11 +16,10 @@ struct pool { /* teachers that are matched, or the prior: networks alike */
 
 struct place { /* one teacher in flight */
 	const struct pool *pool;
-	const int *pick;           /* whose weights count now, within the pool */
-	float *theta, *buffer;     /* theirs */
-	struct plan *synth, *real; /* real: NULL in the prior */
-	struct workspace *ws, *real_ws;
-	float *shown, *mean, *deviation; /* (real,f), (classes,f) twice */
+	const int *pick;           /* on the device: whose weights count now, within the pool */
+	struct plan *synth, *real; /* with the same weights; real: NULL in the prior */
+	struct workspace *ws;
+	float *shown, *mean, *deviation; /* (real images of a pass,f), (most,f) twice */
 };
 
 struct device_features {
@@ -29,19 +29,22 @@ struct device_features {
 	struct pool pool[2];
 	int nplace;
 	struct place *place;
+	int lanes;                 /* place i runs on lane i % lanes: */
+	struct workspace **real_ws; /* (lanes) for the real images */
+	/* On the device, but where it says otherwise. Of what chance decides: this iteration's, and all of a call's. */
 	int *pick, *picks;         /* (nplace), (room,nplace) */
-	/* Real images: each of the unit's classes has `per` rows, of which group says how many count. */
+	/* Real images: each of the unit's classes has `per` rows, of which `shown` says how many count. */
 	int per, most, classes, together; /* most: classes of a unit at most; together: of a forward pass */
 	uint8_t *u8;
 	float *pixel_mean, *pixel_std, *plain, *seen, *means;
 	int64_t *index, *indices;  /* (most,per), (room,most,per) */
-	struct view *view, *views; /* the same; or */
-	struct dsa *dsa, *dsas;
-	struct gpu_group *shown;   /* (most) of the real rows, and */
-	struct gpu_group *own;     /* (most) of the unit's, in */
+	struct view *view, *views; /* likewise, without DSA */
+	struct dsa *dsa, *dsas;    /* likewise, with it */
+	struct gpu_group *shown;   /* (most) a class's rows in its pass */
+	struct gpu_group *own;     /* (most) a class's images of the unit, in `order` */
 	int *order;                /* (batch) */
-	int64_t *class;            /* (most) on the host: which they are, and */
-	int *first;                /* the first image of each */
+	int64_t *class;            /* (most) on the host: which classes they are, */
+	int *first;                /* and the first image of each */
 };
 
 static size_t image(const struct device_features *f)
@@ -85,19 +88,17 @@ static int open_place(struct device_features *f, int i, const struct pool *pool,
 	size_t width = pool->net->nclass;
 
 	*p = (struct place){ .pool = pool, .pick = f->pick + i };
-	p->theta = cuda_room(&f->room, pool->net->ntheta * sizeof(float));
-	p->buffer = cuda_room(&f->room, (pool->net->nbuffer + 1) * sizeof(float));
 	p->ws = ws_new();
 	if (!(p->synth = plan_new(pool->net, o, err)))
 		return -1;
 	plan_load(p->synth, pool->teacher[0].w);
 	if (!pool->features)
 		return 0;
-	p->real_ws = ws_new();
 	if (!(p->real = plan_new(pool->net, real, err)))
 		return -1;
 	plan_load(p->real, pool->teacher[0].w);
-	p->shown = cuda_room(&f->room, (size_t)f->most * f->per * width * sizeof(float));
+	cuda_of(p->real)->theta = cuda_of(p->synth)->theta, cuda_of(p->real)->buffer = cuda_of(p->synth)->buffer;
+	p->shown = cuda_room(&f->room, (size_t)f->together * f->per * width * sizeof(float));
 	p->mean = cuda_room(&f->room, f->most * width * sizeof(float));
 	p->deviation = cuda_room(&f->room, f->most * width * sizeof(float));
 	return 0;
@@ -116,8 +117,10 @@ static void open_images(struct device_features *f)
 	f->seen = cuda_room(&f->room, rows * each);
 	f->means = cuda_room(&f->room, rows * 3 * sizeof(float));
 	f->index = cuda_room(&f->room, rows * sizeof *f->index);
-	f->view = cuda_room(&f->room, rows * sizeof *f->view);
-	f->dsa = cuda_room(&f->room, rows * sizeof *f->dsa);
+	if (f->o->dsa)
+		f->dsa = cuda_room(&f->room, rows * sizeof *f->dsa);
+	else
+		f->view = cuda_room(&f->room, rows * sizeof *f->view);
 	f->shown = cuda_room(&f->room, f->most * sizeof *f->shown);
 	f->own = cuda_room(&f->room, f->most * sizeof *f->own);
 	f->order = cuda_room(&f->room, f->batch * sizeof *f->order);
@@ -125,44 +128,56 @@ static void open_images(struct device_features *f)
 	f->first = ecalloc(f->most, sizeof *f->first);
 }
 
-/* What the images and the networks take, without activations. */
+/* What images, networks and features take, without activations. */
 static size_t least(const struct device_features *f, const struct teacher_ref *t, int nteacher)
 {
 	size_t bytes = f->o->fresh->images.n * image(f) + (size_t)(f->most + f->together) * f->per * image(f) * sizeof(float);
 
 	for (int i = 0; i < nteacher; i++)
 		bytes += (t[i].net->ntheta + t[i].net->nbuffer) * sizeof(float);
+	bytes += (size_t)f->nplace * (f->together * f->per + 2 * f->most) * net_width(t[0].net, f->o->depth) * sizeof(float);
 	return bytes;
 }
 
+static struct device_features *plain(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch,
+    int lanes)
+{
+	struct device_features *f = ecalloc(1, sizeof *f);
+	const struct fresh *from = o->fresh;
+
+	*f = (struct device_features){ .o = o, .batch = batch, .lanes = lanes, .most = MIN(batch, from->nclass) };
+	memcpy(f->chw, t[0].net->chw, sizeof f->chw);
+	f->nplace = synth_matched(o, nteacher) + MIN(o->predict, o->prior);
+	for (int i = 0; i < from->nclass; i++)
+		f->per = MAX(f->per, MIN(from->per_class, (int)from->n[i]));
+	f->together = MIN(MAX(1, TOGETHER / (f->chw[1] * f->chw[2]) / MAX(1, f->per)), f->most);
+	return f;
+}
+
 struct device_features *cuda_features_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch,
-    char err[ERRLEN])
+    int lanes, char err[ERRLEN])
 {
 	struct device_features *f;
-	int matched = nteacher - o->prior, subset = synth_matched(o, nteacher);
+	int matched = nteacher - o->prior, rc;
 
 	*err = '\0';
 	if (!o->fresh->images.u8 || !alike(t, matched) || !alike(t + matched, o->prior))
 		return NULL;
-	f = ecalloc(1, sizeof *f);
-	f->o = o;
-	f->batch = batch;
-	memcpy(f->chw, t[0].net->chw, sizeof f->chw);
-	f->per = o->fresh->per_class;
-	f->most = MIN(batch, o->fresh->nclass);
-	f->together = MIN(MAX(1, TOGETHER / f->per), f->most);
+	f = plain(o, t, nteacher, batch, lanes);
 	if (!cuda_spare(least(f, t, nteacher))) {
 		free(f);
 		return NULL;
 	}
-	f->nplace = subset + MIN(o->predict, o->prior);
 	f->place = ecalloc(f->nplace, sizeof *f->place);
+	f->real_ws = ecalloc(lanes, sizeof *f->real_ws);
+	for (int i = 0; i < lanes; i++)
+		f->real_ws[i] = ws_new();
 	f->pick = cuda_room(&f->room, f->nplace * sizeof *f->pick);
 	open_images(f);
-	int rc = open_pool(f, &f->pool[0], t, matched, true, err) < 0 ||
+	rc = open_pool(f, &f->pool[0], t, matched, true, err) < 0 ||
 	    open_pool(f, &f->pool[1], t + matched, o->prior, false, err) < 0 ? -1 : 0;
 	for (int i = 0; i < f->nplace && rc == 0; i++)
-		rc = open_place(f, i, &f->pool[i >= subset], err);
+		rc = open_place(f, i, &f->pool[i >= synth_matched(o, nteacher)], err);
 	if (rc < 0) {
 		cuda_features_free(f);
 		return NULL;
@@ -181,14 +196,16 @@ void cuda_features_free(struct device_features *f)
 		return;
 	for (int i = 0; i < f->nplace; i++) {
 		plan_free(f->place[i].synth), plan_free(f->place[i].real);
-		ws_free(f->place[i].ws), ws_free(f->place[i].real_ws);
+		ws_free(f->place[i].ws);
 	}
+	for (int i = 0; i < f->lanes; i++)
+		ws_free(f->real_ws[i]);
 	for (int i = 0; i < 2; i++)
 		if (f->pool[i].features)
 			net_free(f->pool[i].features);
 	cuda_empty(&f->room);
 	free_draws(f);
-	free(f->place), free(f->class), free(f->first), free(f);
+	free(f->place), free(f->real_ws), free(f->class), free(f->first), free(f);
 }
 
 size_t cuda_features_bytes(const struct device_features *f)
@@ -196,7 +213,9 @@ size_t cuda_features_bytes(const struct device_features *f)
 	size_t sum = 0;
 
 	for (int i = 0; i < f->nplace; i++)
-		sum += ws_bytes(f->place[i].ws) + (f->place[i].real ? ws_bytes(f->place[i].real_ws) : 0);
+		sum += ws_bytes(f->place[i].ws);
+	for (int i = 0; i < f->lanes; i++)
+		sum += ws_bytes(f->real_ws[i]);
 	return sum;
 }
 
@@ -229,7 +248,7 @@ int cuda_features_unit(struct device_features *f, const struct unit *u)
 				order[n++] = j;
 		f->class[k] = u->label[i], f->first[k] = i;
 		own[k] = (struct gpu_group){ from, n - from };
-		shown[k] = (struct gpu_group){ k * f->per, MIN(f->per, (int)f->o->fresh->n[u->label[i]]) };
+		shown[k] = (struct gpu_group){ k % f->together * f->per, MIN(f->per, (int)f->o->fresh->n[u->label[i]]) };
 		f->classes++;
 	}
 	cuda_send(f->own, own, f->classes * sizeof *own);
@@ -247,8 +266,10 @@ void cuda_features_room(struct device_features *f, int k)
 	free_draws(f);
 	f->picks = cuda_alloc((size_t)k * f->nplace * sizeof *f->picks);
 	f->indices = cuda_alloc(rows * sizeof *f->indices);
-	f->views = cuda_alloc(rows * sizeof *f->views);
-	f->dsas = cuda_alloc(rows * sizeof *f->dsas);
+	if (f->o->dsa)
+		f->dsas = cuda_alloc(rows * sizeof *f->dsas);
+	else
+		f->views = cuda_alloc(rows * sizeof *f->views);
 }
 
 int cuda_features_draws(struct device_features *f, const struct unit *u, int k, const struct view *view,
@@ -314,7 +335,7 @@ bool cuda_features_ready(struct device_features *f, int n)
 		struct place *p = &f->place[i];
 		moved |= fit(p->synth, p->ws, n);
 		for (int c = 0; p->real && c < f->classes; c += f->together)
-			moved |= fit(p->real, p->real_ws, pass(f, c));
+			moved |= fit(p->real, f->real_ws[i % f->lanes], pass(f, c));
 	}
 	return moved;
 }
@@ -344,27 +365,24 @@ void cuda_features_see(struct device_features *f, const int *at)
 	}
 }
 
-static void put_in_force(const struct place *p, struct plan *plan, struct workspace *ws, cudaStream_t stream)
+static void prepare_on(struct plan *p, cudaStream_t stream)
 {
-	struct cuda *cu = cuda_of(plan);
-
-	cu->stream = stream;
-	cu->theta = p->theta, cu->buffer = p->buffer;
-	plan->ws = ws;
-	cuda_prepare(plan);
+	cuda_of(p)->stream = stream;
+	cuda_prepare(p);
 }
 
 struct plan *cuda_features_take(struct device_features *f, int place, cudaStream_t stream)
 {
 	struct place *p = &f->place[place];
 	const struct pool *pool = p->pool;
+	struct cuda *cu = cuda_of(p->synth);
 
-	gpu_take(stream, p->theta, pool->theta, pool->net->ntheta * sizeof(float), p->pick);
+	gpu_take(stream, cu->theta, pool->theta, pool->net->ntheta * sizeof(float), p->pick);
 	if (pool->net->nbuffer)
-		gpu_take(stream, p->buffer, pool->buffer, pool->net->nbuffer * sizeof(float), p->pick);
-	put_in_force(p, p->synth, p->ws, stream);
+		gpu_take(stream, cu->buffer, pool->buffer, pool->net->nbuffer * sizeof(float), p->pick);
+	prepare_on(p->synth, stream);
 	if (p->real)
-		put_in_force(p, p->real, p->real_ws, stream);
+		prepare_on(p->real, stream);
 	return p->synth;
 }
 
@@ -376,10 +394,12 @@ void cuda_features_match(struct device_features *f, int place, const float *out,
 	bool spread = f->o->deviations > 0;
 
 	for (int k = 0; k < f->classes; k += f->together) {
-		size_t row = (size_t)k * f->per;
-		cuda_run_forward(p->real, pass(f, k), f->seen + row * image(f), p->shown + row * width);
+		size_t row = (size_t)k * width;
+		cuda_run_forward(p->real, pass(f, k), f->seen + (size_t)k * f->per * image(f), p->shown);
+		gpu_class_means(s, p->mean + row, spread ? p->deviation + row : NULL, p->shown, f->shown + k,
+		    MIN(f->together, f->classes - k), width);
 	}
-	gpu_class_means(s, p->mean, spread ? p->deviation : NULL, p->shown, f->shown, f->classes, width);
+	cuda_of(p->real)->stream = gpu.stream;
 	gpu_match_means(s, value, dout, out, f->own, f->order, p->mean, spread ? p->deviation : NULL, f->classes, width,
 	    f->o->deviations, scale);
 }

@@ -11,9 +11,10 @@
 #include "cuda.h"
 #include "synth.h"
 
-/* NULL where they cannot be: the real images are not bytes or do not fit, or networks of one pool differ. */
+/* NULL and no err where the host can do it alone: the real images are not bytes or do not fit, or networks of one pool
+ * differ. The place of a network in flight, i, runs on lane i % lanes. */
 struct device_features *cuda_features_new(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch,
-    char err[ERRLEN]);
+    int lanes, char err[ERRLEN]);
 void cuda_features_free(struct device_features *f);
 size_t cuda_features_bytes(const struct device_features *f);
 int cuda_features_width(const struct device_features *f);  /* of what a place gives: features, or classes */
@@ -21,7 +22,7 @@ int cuda_features_values(const struct device_features *f); /* doubles of one pla
 
 /* The unit's classes; their number, part of what a graph is recorded for. */
 int cuda_features_unit(struct device_features *f, const struct unit *u);
-/* Room for the draws of so many iterations; graphs that know the last one are void. */
+/* Room for the draws of so many iterations. The caller has forgotten the graphs that know the last one. */
 void cuda_features_room(struct device_features *f, int k);
 /* What chance decides in k iterations from u's; draws of augmentation (k,draws), one for all or one an image of the unit.
  * cuda_wait() before they are freed. -1 and err. */

@@ -69,7 +69,6 @@ static void open_lanes(struct device_synth *s)
 {
 	char err[ERRLEN];
 
-	s->lanes = MIN(s->flight, LANES);
 	s->lane[0] = s->stream;
 	if (dnn_lanes(gpu.dnn, s->lanes, err) < 0)
 		cuda_die("device cuda (%s): %s", gpu.name, err);
@@ -89,7 +88,8 @@ static int open_teachers(struct device_synth *s, char err[ERRLEN])
 	s->matched = synth_matched(o, s->nteacher);
 	s->flight = s->matched + MIN(o->predict, o->prior);
 	if (s->flight > GPU_TEACHERS)
-		die("device cuda: %d teachers at a time (at most %d)", s->flight, GPU_TEACHERS);
+		return -1;
+	s->lanes = MIN(s->flight, LANES);
 	s->nclass = s->teacher[0].net->nclass;
 	if (!o->fresh) {
 		s->member = ecalloc(s->nteacher, sizeof *s->member);
@@ -98,7 +98,7 @@ static int open_teachers(struct device_synth *s, char err[ERRLEN])
 		return 0;
 	}
 	/* Statistics of fresh images are the host's. */
-	s->features = o->features ? cuda_features_new(&s->o, s->teacher, s->nteacher, s->batch, err) : NULL;
+	s->features = o->features ? cuda_features_new(&s->o, s->teacher, s->nteacher, s->batch, s->lanes, err) : NULL;
 	if (!s->features)
 		return -1;
 	s->nvalue = cuda_features_values(s->features);
@@ -115,7 +115,7 @@ struct device_synth *cuda_synth_new(const struct synth_opts *o, const struct tea
 	if (open_teachers(s, err) < 0) {
 		free(s);
 		if (*err)
-			die("device cuda: %s", err);
+			die("%s", err);
 		return NULL;
 	}
 	width = s->features ? cuda_features_width(s->features) : s->nclass;
@@ -125,7 +125,7 @@ struct device_synth *cuda_synth_new(const struct synth_opts *o, const struct tea
 	for (size_t i = 0; i < LEN(image); i++)
 		*image[i] = cuda_room(&s->mem, pixels(s, batch) * sizeof(float));
 	for (int i = 0; i < s->flight; i++) {
-		s->ws[i] = ws_new();
+		s->ws[i] = s->features ? NULL : ws_new(); /* features have their own */
 		s->logits[i] = cuda_room(&s->mem, batch * width * sizeof(float));
 		s->dlogits[i] = cuda_room(&s->mem, batch * width * sizeof(float));
 		s->daug[i] = cuda_room(&s->mem, pixels(s, batch) * sizeof(float));
@@ -182,7 +182,7 @@ size_t cuda_synth_bytes(const struct device_synth *s)
 {
 	size_t sum = s->features ? cuda_features_bytes(s->features) : 0;
 
-	for (int i = 0; i < s->flight; i++)
+	for (int i = 0; i < s->flight && !s->features; i++)
 		sum += ws_bytes(s->ws[i]);
 	return sum;
 }

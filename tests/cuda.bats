@@ -217,7 +217,7 @@ export -f fresh
 	tscut -u 0,1 -o units.ts init.ts
 	for options in "-p untrained.tar --match features --teachers 1 --draw iteration --aug dsa" \
 	    "-p untrained.tar --match maps:1 --teachers 2 --draw iteration --aug flip,roll:2 --aug-each class" \
-	    "-p untrained.tar --match features --teachers 1 --draw iteration --aug dsa --aug-each class --prior pool.tar \
+	    "-p untrained.tar --match features --teachers 3 --draw iteration --aug dsa --aug-each class --prior pool.tar \
 --prior-teachers 2 --ce 5" "-p pool.tar --match features --aug rrc:0.5"; do
 		# Few iterations: sooner or later a ReLU sees a value that is nothing but rounding.
 		# shellcheck disable=SC2086 # words
@@ -249,6 +249,13 @@ export -f fresh
 	done
 	apart 2e-4 all-cpu.ts all-cuda.ts
 	apart 2e-4 one-cpu.ts one-cuda.ts
+	# Four classes go through the network at a time.
+	load-images --classes @sample/CLASSES -o whole.ts sample/train-images-idx3-ubyte.gz
+	train-ckpt -a convnet1-4-in -e 0 -o one.tar <train.ts
+	for d in cpu cuda; do
+		fresh -p one.tar --match features --teachers 1 --real whole.ts --real-batch 600 -N 1 --device $d -o "passes-$d.ts" <unit.ts
+	done
+	apart 2e-4 passes-cpu.ts passes-cuda.ts
 }
 
 @test "statistics of fresh images, networks of several kinds: the networks on the device, the cpu's pixels" {

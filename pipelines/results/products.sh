@@ -141,14 +141,14 @@ dm_images()
  --opt sgd --momentum 0.5 --sched const --teachers 1 --draw iteration $dm_opts --seed $3 <units-$2-$3.ts"
 }
 
-# prior_images NAME IPC SEED: the same features, and the weak pool, whose teachers must recognise the images
+# prior_images NAME IPC SEED: the same features, and a pool of weak teachers, which must recognise the images
 prior_images()
 {
 	local rate=,$prior_rates
 
 	[[ $rate == *",$2:"* ]] || die "prior_rates: none for $2 images a class"
 	rate=${rate#*",$2:"}
-	dm_opts=${prior_opts/RATE/${rate%%,*}} dm_images "$1" "$2" "$3" "--prior pool-weak.tar --prior-teachers $prior_teachers --ce $prior_ce"
+	dm_opts=${prior_opts/RATE/${rate%%,*}} dm_images "$1" "$2" "$3" "--prior pool-$prior_pool.tar --prior-teachers $prior_teachers --ce $prior_ce"
 }
 
 # sre2l_images NAME IPC SEED: one converged teacher, its running statistics, from noise
