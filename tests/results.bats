@@ -13,7 +13,7 @@ setup_file()
 	repeats=2 arch=convnet2-8 epochs=3 weak=1,2 early=1 middle=2 late=3 ipc=1 teachers=2 iterations=3
 	teacher='-b 512 --lr 0.02' student=convnet2-8-in soft_student=convnet2-8
 	hard_protocol='hard-dsa --steps 4' soft_protocol=soft mix='--steps 4 -b 5'
-	search_lr=0.1 search_iterations='2 3' search_alpha=2 search_ce='1 3' search_rate='1 3'
+	search_lr=0.1 search_iterations='2 3' search_alpha=2 search_ce='1 3' search_rate='1 3' search_protocol=
 	prior_opts='-N 2 --lr RATE' dm_nets=3
 	. ./extra
 	END
@@ -114,6 +114,7 @@ claim()
 	grep -qx synth_lr=0.1 searched
 	grep -qxE 'prior_ce=[13]' best
 	grep -qxE 'prior_rates=1:[13],10:2,50:10' best
+	grep -qxE 'prior_pools=1:weak,10:weak,50:(weak|middle)' best
 	grep -q -- '-N 2 --lr 3 ' rows/sample-val/rate-3.json
 	jq -r '.made[]' rows/sample-val/search-0.1-2-1.json >made
 	grep -q '^tscut -i 0-:10 all.ts -o test.ts' made

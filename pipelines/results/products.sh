@@ -141,14 +141,22 @@ dm_images()
  --opt sgd --momentum 0.5 --sched const --teachers 1 --draw iteration $dm_opts --seed $3 <units-$2-$3.ts"
 }
 
+# of_count COUNT LIST: the value that COUNT images a class have in COUNT:VALUE,...
+of_count()
+{
+	[[ ,$2 =~ ,$1:([^,]*) ]] || die "$2: nothing for $1 images a class"
+	echo "${BASH_REMATCH[1]}"
+}
+
 # prior_images NAME IPC SEED: the same features, and a pool of weak teachers, which must recognise the images
 prior_images()
 {
-	local rate=,$prior_rates
+	local pool rate
 
-	[[ $rate == *",$2:"* ]] || die "prior_rates: none for $2 images a class"
-	rate=${rate#*",$2:"}
-	dm_opts=${prior_opts/RATE/${rate%%,*}} dm_images "$1" "$2" "$3" "--prior pool-$prior_pool.tar --prior-teachers $prior_teachers --ce $prior_ce"
+	pool=$(of_count "$2" "$prior_pools")
+	rate=$(of_count "$2" "$prior_rates")
+	dm_opts=${prior_opts/RATE/$rate} dm_images "$1" "$2" "$3" \
+		"--prior pool-$pool.tar --prior-teachers $prior_teachers --ce $prior_ce"
 }
 
 # sre2l_images NAME IPC SEED: one converged teacher, its running statistics, from noise
