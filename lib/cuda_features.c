@@ -139,18 +139,19 @@ static size_t least(const struct device_features *f, const struct teacher_ref *t
 	return bytes;
 }
 
-static struct device_features *plain(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch,
+static struct device_features *with_sizes(const struct synth_opts *o, const struct teacher_ref *t, int nteacher, int batch,
     int lanes)
 {
 	struct device_features *f = ecalloc(1, sizeof *f);
 	const struct fresh *from = o->fresh;
 
-	*f = (struct device_features){ .o = o, .batch = batch, .lanes = lanes, .most = MIN(batch, from->nclass) };
+	*f = (struct device_features){ .o = o, .batch = batch, .lanes = lanes, .per = 1,
+		.most = MIN(batch, from->nclass) };
 	memcpy(f->chw, t[0].net->chw, sizeof f->chw);
 	f->nplace = synth_matched(o, nteacher) + MIN(o->predict, o->prior);
 	for (int i = 0; i < from->nclass; i++)
 		f->per = MAX(f->per, MIN(from->per_class, (int)from->n[i]));
-	f->together = MIN(MAX(1, TOGETHER / (f->chw[1] * f->chw[2]) / MAX(1, f->per)), f->most);
+	f->together = MIN(MAX(1, TOGETHER / (f->chw[1] * f->chw[2]) / f->per), f->most);
 	return f;
 }
 
@@ -163,7 +164,7 @@ struct device_features *cuda_features_new(const struct synth_opts *o, const stru
 	*err = '\0';
 	if (!o->fresh->images.u8 || !alike(t, matched) || !alike(t + matched, o->prior))
 		return NULL;
-	f = plain(o, t, nteacher, batch, lanes);
+	f = with_sizes(o, t, nteacher, batch, lanes);
 	if (!cuda_spare(least(f, t, nteacher))) {
 		free(f);
 		return NULL;
