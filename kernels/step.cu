@@ -1,4 +1,5 @@
-/* The count of a graph that is launched again and again: a few bytes, latency is all that they cost. */
+/* The count of a graph that is launched again and again. Mostly a few bytes, so that latency is all that they cost; take also
+ * brings the weights of networks that take turns: it reads and writes them once, word by word, since records start anywhere. */
 #include "gpu.cuh"
 
 static __global__ void take(uint32_t *to, const uint32_t *from, int words, const int *at)
