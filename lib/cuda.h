@@ -95,6 +95,8 @@ void cuda_load(struct plan *p, const struct weights *w);
 void cuda_prepare(struct plan *p);
 /* Of so many images; makes what is missing, dies when it cannot. */
 struct sized *cuda_sized(struct plan *p, const struct stage *s, int n);
+/* The same for every stage: what a pass needs is there before one is captured. */
+void cuda_size(struct plan *p, int n);
 
 /* n images (n,C,H,W) and logits (n,K) on the device, on gpu's stream; nothing waits. */
 void cuda_run_forward(struct plan *p, int n, const float *images, float *logits);

@@ -187,9 +187,8 @@ int cuda_course_run(struct device_course *c, struct device_learner *d, struct op
 	c->learner_id = d->id;
 	c->optim = *o;
 	c->dsa = step[0].dsa;
-	for (int i = 0; i < c->plan->nstage; i++) /* whatever a step needs is made before one is captured */
-		for (int t = 0; t < steps && c->plan->stage[i].head >= 0; t++)
-			cuda_sized(c->plan, &c->plan->stage[i], step[t].n);
+	for (int t = 0; t < steps; t++)
+		cuda_size(c->plan, step[t].n);
 	cuda_send(d->momentum, &m, sizeof m);
 	put_draws(c, step, steps, o);
 	for (int i = 0; i < steps; i++) {

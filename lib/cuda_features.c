@@ -280,8 +280,8 @@ int cuda_features_draws(struct device_features *f, const struct unit *u, int k, 
 	int nteacher = f->pool[0].n + f->pool[1].n, *pick = emalloc(nteacher * sizeof *pick);
 	int *picks = ecalloc((size_t)k * f->nplace, sizeof *picks);
 	int64_t *index = ecalloc(rows, sizeof *index);
-	struct view *v = ecalloc(rows, sizeof *v);
-	struct dsa *d = ecalloc(rows, sizeof *d);
+	struct view *v = f->o->dsa ? NULL : ecalloc(rows, sizeof *v);
+	struct dsa *d = f->o->dsa ? ecalloc(rows, sizeof *d) : NULL;
 	int rc = 0;
 
 	for (int i = 0; i < k && rc == 0; i++) {
@@ -296,13 +296,16 @@ int cuda_features_draws(struct device_features *f, const struct unit *u, int k, 
 			for (int j = 0; j < f->per; j++) {
 				if (j >= m) /* a row that does not count */
 					index[row + j] = index[row];
-				v[row + j] = view[draw], d[row + j] = dsa[draw];
+				if (d)
+					d[row + j] = dsa[draw];
+				else
+					v[row + j] = view[draw];
 			}
 		}
 	}
 	cuda_send(f->picks, picks, (size_t)k * f->nplace * sizeof *picks);
 	cuda_send(f->indices, index, rows * sizeof *index);
-	if (f->o->dsa)
+	if (d)
 		cuda_send(f->dsas, d, rows * sizeof *d);
 	else
 		cuda_send(f->views, v, rows * sizeof *v);
@@ -317,9 +320,7 @@ static bool fit(struct plan *p, struct workspace *ws, int n)
 	size_t before = ws_bytes(ws);
 
 	plan_bind(p, ws);
-	for (int i = 0; i < p->nstage; i++)
-		if (p->stage[i].head >= 0)
-			cuda_sized(p, &p->stage[i], n);
+	cuda_size(p, n);
 	return ws_bytes(ws) != before;
 }
 

@@ -125,6 +125,13 @@ struct sized *cuda_sized(struct plan *p, const struct stage *s, int n)
 	return &e->sized[e->nsized - 1];
 }
 
+void cuda_size(struct plan *p, int n)
+{
+	for (int i = 0; i < p->nstage; i++)
+		if (p->stage[i].head >= 0)
+			cuda_sized(p, &p->stage[i], n);
+}
+
 /* Concat and select move channels: see gpu_channels(). */
 static void compile_channels(struct plan *p, const struct stage *s, struct exec *e)
 {

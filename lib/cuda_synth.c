@@ -234,9 +234,7 @@ static int ready(struct device_synth *s, int who, int slot, int n, char err[ERRL
 	plan_bind(m->plan, s->ws[slot]);
 	if (before != ws_bytes(s->ws[slot]))
 		forget_graphs(s);
-	for (int i = 0; i < m->plan->nstage; i++)
-		if (m->plan->stage[i].head >= 0)
-			cuda_sized(m->plan, &m->plan->stage[i], n);
+	cuda_size(m->plan, n);
 	return 0;
 }
 
