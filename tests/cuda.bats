@@ -242,6 +242,7 @@ export -f fresh
 @test "features: units of other classes, more real images than a pass takes, fewer than were asked for" {
 	train-ckpt -a convnet2-8-in -e 0 -n 3 -o untrained.tar <train.ts
 	synth-init -i 2 --unit 6 -o few.ts <train.ts
+	synth-init -i 2 --unit 5 -o five.ts <train.ts
 	for d in cpu cuda; do
 		fresh -p untrained.tar --match features --teachers 1 --draw iteration --real-batch 300 -N 2 --device $d -o "all-$d.ts" <few.ts
 		fresh -p untrained.tar --match features --teachers 1 --draw iteration --real-batch 15 -N 2 --aug-each class --device $d \
@@ -249,6 +250,19 @@ export -f fresh
 	done
 	apart 2e-4 all-cpu.ts all-cuda.ts
 	apart 2e-4 one-cpu.ts one-cuda.ts
+	# Units of one size and of 5, 1 and 5 classes, each in turn for long enough to have a graph.
+	"$python" - <<-'END'
+	import tstream
+	header, units = tstream.read("five.ts")
+	w = tstream.Writer("classes.ts", header.pop("kind"), header)
+	for u in units:
+	    w.put(u | ({"labels": u["labels"] * 0 + 3} if u["unit"] == 1 else {}))
+	w.finish()
+	END
+	for d in cpu cuda; do
+		fresh -p untrained.tar --match features --teachers 1 --draw iteration -N 3 --device $d -o "classes-$d.ts" <classes.ts
+	done
+	apart 2e-4 classes-cpu.ts classes-cuda.ts
 	# Four classes go through the network at a time.
 	load-images --classes @sample/CLASSES -o whole.ts sample/train-images-idx3-ubyte.gz
 	train-ckpt -a convnet1-4-in -e 0 -o one.tar <train.ts
