@@ -50,13 +50,13 @@ children()
 	echo "$all"
 }
 
-# working PROCESSES: those of them that distil
+# working PROCESSES: those of them that distil; one that ended keeps its name until it is waited for
 working()
 {
 	local pid
 
 	for pid in $1; do
-		! grep -qx synth-step "/proc/$pid/comm" 2>/dev/null || echo "$pid"
+		! grep -q '^[0-9]* (synth-step) [^ZX]' "/proc/$pid/stat" 2>/dev/null || echo "$pid"
 	done
 }
 
