@@ -58,6 +58,23 @@ claim()
 	[ -e rows/sample/prior-each-real.json ]
 }
 
+@test "a row of more students than are wanted is done, one of fewer is not" {
+	cp -r rows before-few
+	echo 'repeats=1' >extra
+	claim decay sample 2>again
+	grep -q 'decay: there' again
+	run ! grep -q student again
+	diff -r before-few rows
+	[ "$(jq '.students | length' rows/sample/base.json)" -eq 2 ]
+	echo 'repeats=3' >extra
+	claim decay sample 2>again
+	grep -q 'base: student 1 of base.ts: there' again
+	grep -q 'base: student 2 of base.ts$' again
+	[ "$(jq '.students | length' rows/sample/base.json)" -eq 3 ]
+	rm -r rows
+	mv before-few rows
+}
+
 @test "artefacts that went away are not missed as long as the rows are there" {
 	cp -r out kept
 	rm out/sample/pool-*.tar out/sample/base.ts

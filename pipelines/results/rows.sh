@@ -198,10 +198,16 @@ lines_of()
 	printf '%s\n' "${how[$1]}  # IMAGES: ${seen[$1]}; seeds 0 to $((pupils[$1] - 1))"
 }
 
-# done_row ROW: it has the lines that are wanted now
+# done_row ROW: it has the lines that are wanted now, and students of as many seeds or more
 done_row()
 {
-	[ -e "$kept/$1.json" ] && lines_of "$1" | cmp -s - <(jq -r '.made[]' "$kept/$1.json")
+	local wanted=${pupils[$1]} has
+
+	[ -e "$kept/$1.json" ] || return
+	has=$(jq -r '.made[-1] | capture("seeds 0 to (?<last>[0-9]+)$").last | tonumber + 1' "$kept/$1.json")
+	[ "$has" -ge "$wanted" ] || return
+	pupils[$1]=$has
+	lines_of "$1" | cmp -s - <(jq -r '.made[]' "$kept/$1.json") || { pupils[$1]=$wanted && return 1; }
 }
 
 # result ROW SET SEED: the file of one student. Rows whose students see the same in the same way have them in common.
