@@ -16,6 +16,8 @@ static const char help[] =
 	"  -b N               images a batch (256, or all images where there are fewer)\n"
 	"  --crop HOW         rrc:MIN[:MAX] area kept by a resized crop (rrc:0.08), pad:P, or none\n"
 	"  --flip P           probability of a horizontal flip (0.5)\n"
+	"  --swap P           probability that the left and right half of an image change places before the crop, and\n"
+	"                     that its upper and lower half do (0)\n"
 	"  --mix HOW          cutmix, mixup or none (cutmix)\n"
 	"  --alpha A          lambda is drawn from Beta(A, A) (1)\n"
 	"  --drop-last        leave out an epoch's last batch when it is not full\n"
@@ -37,7 +39,7 @@ struct plan {
 	enum crop crop;
 	double min, max;         /* CROP_RRC */
 	int pad;                 /* CROP_PAD */
-	double flip, alpha;
+	double flip, swap, alpha;
 	int mix;                 /* enum mix_kind; -1: unsaid */
 	int drop_last;
 	uint32_t seed;
@@ -96,6 +98,8 @@ static void settle(struct plan *p)
 		parse_crop(p, pr->crop);
 	if (p->flip < 0)
 		p->flip = pr->flip;
+	if (p->swap < 0)
+		p->swap = pr->swap;
 	if (p->mix < 0)
 		p->mix = parse_mix(pr->mix);
 	if (!p->alpha)
@@ -104,9 +108,9 @@ static void settle(struct plan *p)
 
 static void parse(struct plan *p, const char **out, int argc, char **argv)
 {
-	enum { STEPS = 256, CROP, FLIP, MIX, ALPHA, DROP_LAST, SEED, PROTOCOL, HEADER };
+	enum { STEPS = 256, CROP, FLIP, SWAP, MIX, ALPHA, DROP_LAST, SEED, PROTOCOL, HEADER };
 	static const struct option longs[] = {
-		{ "steps", 1, NULL, STEPS }, { "crop", 1, NULL, CROP }, { "flip", 1, NULL, FLIP }, { "mix", 1, NULL, MIX },
+		{ "steps", 1, NULL, STEPS }, { "crop", 1, NULL, CROP }, { "flip", 1, NULL, FLIP }, { "swap", 1, NULL, SWAP }, { "mix", 1, NULL, MIX },
 		{ "alpha", 1, NULL, ALPHA }, { "drop-last", 0, NULL, DROP_LAST }, { "seed", 1, NULL, SEED },
 		{ "protocol", 1, NULL, PROTOCOL }, { "header", 0, NULL, HEADER },
 		{ "help", 0, NULL, 'h' }, { "version", 0, NULL, 'V' }, { 0 }
@@ -120,6 +124,7 @@ static void parse(struct plan *p, const char **out, int argc, char **argv)
 		case 'b': p->most = eint("-b", optarg, 1, INT32_MAX); break;
 		case CROP: parse_crop(p, optarg); break;
 		case FLIP: p->flip = ereal("--flip", optarg, 0, 1); break;
+		case SWAP: p->swap = ereal("--swap", optarg, 0, 1); break;
 		case MIX: p->mix = parse_mix(optarg); break;
 		case ALPHA: p->alpha = ereal("--alpha", optarg, 1e-3, 1e6); break;
 		case DROP_LAST: p->drop_last = 1; break;
@@ -199,6 +204,8 @@ static struct val *header_of(const struct val *in, const struct plan *p)
 		val_put(args, "batch", val_int(p->most ? p->most : p->protocol->batch));
 	val_put(args, "crop", val_str(crop));
 	val_put(args, "flip", val_f64(p->flip));
+	if (p->swap > 0)
+		val_put(args, "swap", val_f64(p->swap));
 	val_put(args, "mix", val_str(mix_name[p->mix]));
 	if (p->mix != MIX_NONE)
 		val_put(args, "alpha", val_f64(p->alpha));
@@ -225,6 +232,11 @@ static void draw_batch(const struct plan *p, int64_t epoch, int64_t batch, struc
 		else
 			*v = VIEW_IDENTITY(p->h, p->w);
 		v->flip = rng_uniform(&rng) < p->flip;
+		if (r->swap) {
+			int across = rng_uniform(&rng) < p->swap ? SWAP_ACROSS : 0;
+
+			r->swap[i] = swap_view(across | (rng_uniform(&rng) < p->swap ? SWAP_DOWN : 0), p->h, p->w);
+		}
 	}
 }
 
@@ -232,7 +244,8 @@ static void write_epoch(struct ts_writer *w, const struct plan *p, int64_t epoch
 {
 	struct rng rng = rng_at(p->seed, RNG_SHUFFLE, (uint32_t)epoch, 0, 0);
 	struct recipe r = {
-		.view = ecalloc(p->batch, sizeof *r.view), .partner = ecalloc(p->batch, sizeof *r.partner)
+		.view = ecalloc(p->batch, sizeof *r.view), .partner = ecalloc(p->batch, sizeof *r.partner),
+		.swap = p->swap > 0 ? ecalloc(p->batch, sizeof *r.swap) : NULL
 	};
 
 	rng_permute(&rng, order, n);
@@ -251,12 +264,13 @@ static void write_epoch(struct ts_writer *w, const struct plan *p, int64_t epoch
 	}
 	free(r.view);
 	free(r.partner);
+	free(r.swap);
 }
 
 int main(int argc, char **argv)
 {
 	struct plan p = {
-		.protocol = protocol_for(FEED_LABELLED), .flip = -1, .mix = -1
+		.protocol = protocol_for(FEED_LABELLED), .flip = -1, .swap = -1, .mix = -1
 	};
 	const char *out = NULL;
 	struct ts_reader r;

@@ -59,6 +59,12 @@ void recipe_to_frame(struct val *frame, const struct recipe *r)
 		memcpy((int32_t *)box->data + 4 * i, b, sizeof b);
 		((uint8_t *)flip->data)[i] = !!v->flip;
 	}
+	if (r->swap) {
+		uint8_t *swap = put(frame, "swap", DT_U8, r->n, 0)->data;
+
+		for (int i = 0; i < r->n; i++)
+			swap[i] = (uint8_t)swap_of(&r->swap[i]);
+	}
 	val_put(frame, "pad", val_int(r->view[0].zero));
 	val_put(frame, "mix", val_str(mix_name[r->mix.kind]));
 	val_put(frame, "lambda", val_f64(r->mix.lambda));
@@ -117,7 +123,7 @@ int recipe_from_frame(const struct val *frame, int64_t nimages, int h, int w, st
 	int64_t n = t && t->type == DT_I64 && t->ndim == 1 ? t->shape[0] : 0;
 	int64_t pad = val_get_int(frame, "pad", -1), *index, *partner;
 	int32_t *box;
-	uint8_t *flip;
+	uint8_t *flip, *swap = NULL;
 
 	*r = (struct recipe){ 0 };
 	if (n < 1 || n > INT32_MAX)
@@ -125,6 +131,8 @@ int recipe_from_frame(const struct val *frame, int64_t nimages, int h, int w, st
 	index = t->data;
 	if (!(box = need(frame, "box", DT_I32, n, 4, err)) || !(flip = need(frame, "flip", DT_U8, n, 0, err))
 		|| !(partner = need(frame, "partner", DT_I64, n, 0, err)))
+		return -1;
+	if (val_get(frame, "swap") && !(swap = need(frame, "swap", DT_U8, n, 0, err)))
 		return -1;
 	if (pad < 0 || pad > MAX_SIDE)
 		return fail(err, "pad: outside 0..%d", MAX_SIDE);
@@ -135,6 +143,8 @@ int recipe_from_frame(const struct val *frame, int64_t nimages, int h, int w, st
 	r->index = emalloc(n * sizeof *r->index);
 	r->partner = emalloc(n * sizeof *r->partner);
 	r->view = ecalloc(n, sizeof *r->view);
+	if (swap)
+		r->swap = ecalloc(n, sizeof *r->swap);
 	for (int64_t i = 0; i < n; i++) {
 		const char *what = NULL;
 
@@ -144,12 +154,16 @@ int recipe_from_frame(const struct val *frame, int64_t nimages, int h, int w, st
 			what = "partner";
 		else if (get_view(&r->view[i], box + 4 * i, flip[i], pad, h, w) < 0)
 			what = "box or flip";
+		else if (swap && swap[i] > SWAP_BOTH)
+			what = "swap";
 		if (what) {
 			recipe_free(r);
 			return fail(err, "%s: image %lld of the batch is out of range", what, (long long)i);
 		}
 		r->index[i] = index[i];
 		r->partner[i] = partner[i];
+		if (swap)
+			r->swap[i] = swap_view(swap[i], h, w);
 	}
 	return 0;
 }

@@ -71,6 +71,12 @@ void mix_box(struct mix *m, double lambda, int cy, int cx, int h, int w);
 /* One image, out = own mixed with partner; own may be out. */
 void mix_apply(float *out, const float *own, const float *partner, int c, int h, int w, const struct mix *m);
 
+/* RDED's 2 x 2 patches, shuffled across and down: halves change places, which is a roll by half a side. The half that
+ * comes first in the image is the smaller one where a side is odd. */
+enum swap { SWAP_ACROSS = 1, SWAP_DOWN = 2, SWAP_BOTH };
+struct view swap_view(int swap, int h, int w);
+int swap_of(const struct view *v);
+
 /* One batch of an augmented epoch: what a frame of kind "recipes" says. Arrays are (n), owned by the recipe. */
 struct recipe {
 	int n;
@@ -78,6 +84,7 @@ struct recipe {
 	struct view *view;
 	int64_t *partner;    /* place in this batch */
 	struct mix mix;
+	struct view *swap;   /* before the view: rolls as swap_view() has them; NULL: none in the whole batch */
 };
 void recipe_free(struct recipe *r);
 /* The one replay routine: out (n,C,H,W) = the batch, from images (N,C,H,W). scratch: (n,C,H,W), other memory than out.

@@ -8,9 +8,9 @@ struct device_replay {
 	int chw[3], slots;
 	float *images;   /* (N,C,H,W) */
 	float **slot;    /* (batch,C,H,W) each */
-	float *views;    /* (batch,C,H,W) before they are mixed */
+	float *views;    /* (batch,C,H,W) before they are mixed, or halves change places in a slot of their own */
 	int64_t *index, *partner;
-	struct view *view;
+	struct view *view, *swap;
 	struct mix *mix;
 };
 
@@ -32,6 +32,7 @@ struct device_replay *cuda_replay_new(const float *images, int64_t n, const int 
 	r->index = cuda_room(&r->room, batch * sizeof *r->index);
 	r->partner = cuda_room(&r->room, batch * sizeof *r->partner);
 	r->view = cuda_room(&r->room, batch * sizeof *r->view);
+	r->swap = cuda_room(&r->room, batch * sizeof *r->swap);
 	r->mix = cuda_room(&r->room, sizeof *r->mix);
 	return r;
 }
@@ -46,6 +47,9 @@ const float *cuda_replay_run(struct device_replay *r, const struct recipe *recip
 {
 	bool mixed = recipe->mix.kind != MIX_NONE;
 	int n = recipe->n, c = r->chw[0], h = r->chw[1], w = r->chw[2];
+	float *views = mixed ? r->views : r->slot[slot], *swapped = mixed ? r->slot[slot] : r->views;
+	const float *images = r->images;
+	const int64_t *index = r->index;
 
 	cuda_send(r->index, recipe->index, n * sizeof *r->index);
 	cuda_send(r->view, recipe->view, n * sizeof *r->view);
@@ -53,9 +57,15 @@ const float *cuda_replay_run(struct device_replay *r, const struct recipe *recip
 		cuda_send(r->partner, recipe->partner, n * sizeof *r->partner);
 		cuda_send(r->mix, &recipe->mix, sizeof *r->mix);
 	}
+	if (recipe->swap)
+		cuda_send(r->swap, recipe->swap, n * sizeof *r->swap);
 	cuda_wait("the recipe");
-	gpu_view(gpu.stream, mixed ? r->views : r->slot[slot], r->images, r->index, r->view, true, n, c, h, w);
+	if (recipe->swap) {
+		gpu_view(gpu.stream, swapped, images, index, r->swap, true, n, c, h, w);
+		images = swapped, index = NULL;
+	}
+	gpu_view(gpu.stream, views, images, index, r->view, true, n, c, h, w);
 	if (mixed)
-		gpu_mix(gpu.stream, r->slot[slot], r->views, r->partner, r->mix, n, c, h, w);
+		gpu_mix(gpu.stream, r->slot[slot], views, r->partner, r->mix, n, c, h, w);
 	return r->slot[slot];
 }

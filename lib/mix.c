@@ -66,20 +66,28 @@ void recipe_free(struct recipe *r)
 	free(r->index);
 	free(r->view);
 	free(r->partner);
+	free(r->swap);
 	*r = (struct recipe){ 0 };
 }
 
 void recipe_replay(const struct recipe *r, const float *images, int c, int h, int w, float *out, float *scratch)
 {
 	size_t chw = (size_t)c * h * w;
-	float *views = r->mix.kind == MIX_NONE ? out : scratch; /* (n,C,H,W) */
+	float *views = r->mix.kind == MIX_NONE ? out : scratch, *swapped = views == out ? scratch : out; /* (n,C,H,W) */
 	double start = now();
 
 #pragma omp parallel
 	{
 #pragma omp for schedule(static)
-		for (int i = 0; i < r->n; i++)
-			view_apply(views + i * chw, images + r->index[i] * chw, c, h, w, &r->view[i]);
+		for (int i = 0; i < r->n; i++) {
+			const float *image = images + r->index[i] * chw;
+
+			if (r->swap) {
+				view_apply(swapped + i * chw, image, c, h, w, &r->swap[i]);
+				image = swapped + i * chw;
+			}
+			view_apply(views + i * chw, image, c, h, w, &r->view[i]);
+		}
 		if (views != out)
 #pragma omp for schedule(static)
 			for (int i = 0; i < r->n; i++)

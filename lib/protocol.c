@@ -59,11 +59,11 @@ static const struct protocol presets[] = {
 	},
 	{
 		.name = "rded", STUDENT_SOFT, .sched = "smooth:2", .epochs = 300, .rows = rded_rows, MIXED("rrc:0.5"),
-		.report = "best-of:0.2:10"
+		.swap = 0.5, .report = "best-of:0.2:10"
 	},
 	{
 		.name = "rd3", STUDENT_SOFT, .sched = "smooth:2", .epochs = 400, .batch = 50, MIXED("rrc:0.5"),
-		.report = "last"
+		.swap = 0.5, .report = "last"
 	},
 };
 

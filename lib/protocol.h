@@ -24,6 +24,7 @@ struct protocol {
 	const struct batch_row *rows;
 	const char *crop, *mix;  /* recipes only, as cutmix's options */
 	double flip, alpha;
+	double swap;             /* of halves */
 	enum feed feed;          /* at least: labelled recipes serve as recipes */
 	enum student_loss loss;
 	double temperature;      /* KL */

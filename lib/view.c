@@ -187,6 +187,20 @@ void view_draw_pad(struct rng *r, int h, int w, int pad, struct view *v)
 	v->left = (int)rng_below(r, 2 * pad + 1) - pad;
 }
 
+struct view swap_view(int swap, int h, int w)
+{
+	struct view v = VIEW_IDENTITY(h, w);
+
+	v.dx = swap & SWAP_ACROSS ? -(w / 2) : 0;
+	v.dy = swap & SWAP_DOWN ? -(h / 2) : 0;
+	return v;
+}
+
+int swap_of(const struct view *v)
+{
+	return (v->dx ? SWAP_ACROSS : 0) | (v->dy ? SWAP_DOWN : 0);
+}
+
 /* (C,H,W): view_apply, or its adjoint, plane by plane. */
 static void through(float *to, const float *from, int c, int h, int w, const struct view *v, bool adjoint)
 {

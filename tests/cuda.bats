@@ -174,7 +174,7 @@ ran()
 }
 
 @test "statistics, labels and students: the cpu's" {
-	cutmix -e 2 -b 20 -o recipes.ts <unit.ts
+	cutmix -e 2 -b 20 --swap 0.5 -o recipes.ts <unit.ts
 	for d in cpu cuda; do
 		bnstats -p pool.tar --classwise --device "$d" -v -o "stats-$d.ts" <train.ts 2>>"said-$d"
 		EMU_RAN=labelled-$d softlabel -p pool.tar --device "$d" -v -o "soft-$d.ts" <recipes.ts 2>>"said-$d"
@@ -185,7 +185,7 @@ ran()
 		EMU_RAN=trained-$d evaluate -a convnet2-8 -t val.ts -r 2 --json --device "$d" -v -o "result-$d" <soft-cpu.ts 2>>"said-$d"
 	done
 	for what in labelled-cuda trained-cuda; do
-		ran $what 6 view_forward
+		ran $what 12 view_forward # halves change places first
 		ran $what 6 mix_images
 	done
 	ran trained-cuda 12 kl

@@ -73,6 +73,7 @@ students() # everything that repeats of a student's line
 	        r, args = recipes(path % name)
 	        assert (r["epochs"], r["batches"], r["batch"]) == size, (name, r)
 	        assert (args["crop"], args["mix"], args["flip"]) == (crop, mix, 0.5), (name, args)
+	        assert args.get("swap") == (0.5 if name in ("rded", "rd3") else None), (name, args)
 	        assert r["protocol"] == args["protocol"] == name
 	END
 }

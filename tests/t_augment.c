@@ -372,36 +372,49 @@ static void test_draws(void)
 	ok(fabs(lambda - 0.5) < 0.025, "mix_draw: MixUp's lambda %.3f", lambda);
 }
 
+/* Where place (y,x) of a plane comes from after halves changed places: of W, the first W/2 have gone to the end. */
+static int64_t swapped(int64_t plane, int h, int w, int y, int x, int swap)
+{
+	if (swap & 1)
+		x = x < w - w / 2 ? x + w / 2 : x - (w - w / 2);
+	if (swap & 2)
+		y = y < h - h / 2 ? y + h / 2 : y - (h - h / 2);
+	return (plane * h + y) * w + x;
+}
+
 /* Replay by its definition, pixel by pixel. */
 static void test_replay(void)
 {
 	enum { N = 5, n = 4, C = 2, H = 6, W = 5, CHW = C * H * W };
 	static float image[N * CHW], out[n * CHW], scratch[n * CHW];
 	int64_t index[n] = { 3, 0, 4, 4 }, partner[n] = { 1, 1, 0, 2 };
-	struct view view[n];
-	struct recipe r = { n, index, view, partner, { MIX_NONE, 0.25f, 1, 4, 2, 5 } };
+	struct view view[n], swap[n];
+	struct recipe r = { n, index, view, partner, { MIX_NONE, 0.25f, 1, 4, 2, 5 }, NULL };
 	struct rng rng = rng_at(1, RNG_RECIPE, 0, 0, 0);
 
 	fill(&rng, image, N * CHW);
 	for (int i = 0; i < n; i++) {
 		view[i] = VIEW_IDENTITY(H, W);
 		view[i].flip = i & 1;
+		swap[i] = swap_view(i, H, W);
 	}
-	for (enum mix_kind kind = MIX_NONE; kind <= MIX_MIXUP; kind++) {
+	for (int t = 0; t < 6; t++) {
+		enum mix_kind kind = t / 2;
 		double e = 0;
 
 		r.mix.kind = kind;
+		r.swap = t & 1 ? swap : NULL;
 		recipe_replay(&r, image, C, H, W, out, scratch);
 		for (int i = 0; i < n * CHW; i++) {
 			int b = i / CHW, k = i % CHW / (H * W), y = i % (H * W) / W, x = i % W, q = (int)partner[b];
-			float own = image[((index[b] * C + k) * H + y) * W + (b & 1 ? W - 1 - x : x)];
-			float other = image[((index[q] * C + k) * H + y) * W + (q & 1 ? W - 1 - x : x)];
+			float own = image[swapped(index[b] * C + k, H, W, y, b & 1 ? W - 1 - x : x, r.swap ? b : 0)];
+			float other = image[swapped(index[q] * C + k, H, W, y, q & 1 ? W - 1 - x : x, r.swap ? q : 0)];
 			int cut = y >= 1 && y < 4 && x >= 2;
 			float want = kind == MIX_NONE ? own : kind == MIX_MIXUP ? 0.25f * own + 0.75f * other : cut ? other : own;
 
 			e = fmax(e, fabsf(out[i] - want));
 		}
-		ok(e < 1e-6, "recipe_replay: mix %d (%.1e)", kind, e);
+		ok(e < 1e-6, "recipe_replay: mix %d, halves %s (%.1e)", kind, r.swap ? "change places" : "stay", e);
 	}
 }
 

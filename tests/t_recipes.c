@@ -15,18 +15,21 @@ static struct val *make(enum mix_kind mix, int pad)
 {
 	struct rng r = rng_at(1, RNG_RECIPE, mix, pad, 0);
 	int64_t index[N] = { 8, 0, 3, 3 }, partner[N];
-	struct view view[N];
-	struct recipe rec = { N, index, view, partner, { 0 } };
+	struct view view[N], swap[N];
+	struct recipe rec = { N, index, view, partner, { 0 }, NULL };
 	struct val *frame = val_map();
 
 	mix_draw(&r, mix, 1, H, W, &rec.mix);
 	rng_permute(&r, partner, N);
+	if (mix == MIX_CUTMIX)
+		rec.swap = swap;
 	for (int i = 0; i < N; i++) {
 		if (pad)
 			view_draw_pad(&r, H, W, pad, &view[i]);
 		else
 			view_draw_rrc(&r, H, W, 0.08, 1, &view[i]);
 		view[i].flip = i & 1;
+		swap[i] = swap_view(i, H, W);
 	}
 	recipe_to_frame(frame, &rec);
 	return frame;
@@ -61,8 +64,8 @@ static void test_round_trip(void)
 }
 
 enum lie {
-	L_INDEX, L_INDEX_NEGATIVE, L_PARTNER, L_TOP, L_LEFT, L_HEIGHT_0, L_WIDTH, L_FLIP, L_PAD, L_MIX, L_LAMBDA, L_NAN,
-	L_CUT, L_CUT_ORDER, L_CUT_LONG, L_NO_INDEX, L_NO_BOX, L_NO_PARTNER, L_NO_CUT, L_SHORT_FLIP, L_TYPE, L_EMPTY, L_COUNT
+	L_INDEX, L_INDEX_NEGATIVE, L_PARTNER, L_TOP, L_LEFT, L_HEIGHT_0, L_WIDTH, L_FLIP, L_SWAP, L_SWAP_TYPE, L_PAD, L_MIX,
+	L_LAMBDA, L_NAN, L_CUT, L_CUT_ORDER, L_CUT_LONG, L_NO_INDEX, L_NO_BOX, L_NO_PARTNER, L_NO_CUT, L_SHORT_FLIP, L_TYPE, L_EMPTY, L_COUNT
 };
 
 static void tell(struct val *f, enum lie lie)
@@ -81,6 +84,8 @@ static void tell(struct val *f, enum lie lie)
 	case L_HEIGHT_0: box[4 + 2] = 0; break;
 	case L_WIDTH: box[3] = INT32_MAX; break;
 	case L_FLIP: flip[1] = 2; break;
+	case L_SWAP: ((uint8_t *)val_get_tensor(f, "swap")->data)[2] = 4; break;
+	case L_SWAP_TYPE: val_put(f, "swap", val_int(1)); break;
 	case L_PAD: val_put(f, "pad", val_int(2)); break; /* boxes are no longer whole images */
 	case L_MIX: val_put(f, "mix", val_str("mix")); break;
 	case L_LAMBDA: val_put(f, "lambda", val_f64(1.01)); break;
