@@ -166,7 +166,7 @@ setup()
 @test "a step that fails stops all, leaves nothing that looks whole, and what was done is there next time" {
 	# the filters of a build elsewhere, of which one is broken
 	mkdir -p tree/pipelines tree/build/bin
-	cp "$root"/pipelines/{teddy,steps.sh,measure.sh} tree/pipelines
+	cp "$root"/pipelines/{teddy,steps.sh,machine.sh,measure.sh} tree/pipelines
 	for prog in "$root"/build/bin/*[a-z]; do
 		[ ! -x "$prog" ] || ln -s "$prog" tree/build/bin/
 	done
@@ -203,7 +203,7 @@ setup()
 	# one of the members is there already, another is not whole: that of a run that was stopped
 	rm jobs/02-pool.tar
 	mkdir -p halted/pipelines halted/build/bin
-	cp "$root"/pipelines/{teddy,steps.sh,measure.sh} halted/pipelines
+	cp "$root"/pipelines/{teddy,steps.sh,machine.sh,measure.sh} halted/pipelines
 	for prog in "$root"/build/bin/*[a-z]; do
 		[ ! -x "$prog" ] || ln -s "$prog" halted/build/bin/
 	done
