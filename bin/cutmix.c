@@ -22,7 +22,7 @@ static const char help[] =
 	"  --alpha A          lambda is drawn from Beta(A, A) (1)\n"
 	"  --drop-last        leave out an epoch's last batch when it is not full\n"
 	"  --seed N           (0)\n"
-	"  --header           write only the header that the output would have, but for the number of batches\n"
+	"  --header           write only the header that the output would have, but for the numbers of batches and epochs\n"
 	"  -o FILE            output file\n"
 	"  -v                 say where the time went\n"
 	"  -h, -V             help, version\n";

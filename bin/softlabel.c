@@ -13,7 +13,7 @@
 static const char synopsis[] =
 	"softlabel -p POOL [options] <recipes >recipes\n"
 	"  -p POOL            the teachers\n"
-	"  --top K            keep the K highest logits of an image, and the mean of the rest\n"
+	"  --top K            keep the K highest logits of an image, and one value for the rest, which keeps its probability\n"
 	"  --u8               8 bits a logit and a range for each image\n"
 	"  --mean WHAT        logits, or probs: the log of the mean probabilities (logits)\n"
 	"  --relabel          replace labels that are there\n"

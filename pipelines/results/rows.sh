@@ -25,8 +25,8 @@ case ${1-} in
 esac
 [ $# -eq 1 ] || bad "one data set expected"
 dataset=$1
-out=${RESULTS_OUT:-$root/build/results}/$dataset
-kept=${RESULTS_ROWS:-$here/rows}/$dataset
+out=$(realpath -m "${RESULTS_OUT:-$root/build/results}")/$dataset
+kept=$(realpath -m "${RESULTS_ROWS:-$here/rows}")/$dataset
 device='' gpus='' per_gpu=1 jobs='' historic=in_shell
 
 declare -A about line note there alias               # of products, by name; $note: what data they are
@@ -392,5 +392,6 @@ table()
 
 # shellcheck source=settings
 . "${RESULTS_SETTINGS:-$here/settings}"
+data=$(realpath -m "$data")
 # shellcheck source=products.sh
 . "$here/products.sh"
