@@ -568,6 +568,7 @@ int main(int argc, char **argv)
 	progname = "evaluate";
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
+	eout_probe(o.cli.out);
 	if (o.pool && o.cli.header) {
 		report_header(&u);
 	} else if (o.pool) {

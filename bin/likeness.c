@@ -2,6 +2,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <omp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,8 +207,9 @@ static void print_json(FILE *fp, const struct teacher *t, const struct likeness 
 	json_t *all = json_array(), *j;
 
 	for (int i = 0; i < n; i++)
-		json_array_append_new(all, json_pack("{s:s, s:o, s:o, s:o}", "member", t[i].ck.member ? t[i].ck.member : "-",
-			"within", number(l[i].within), "between", number(l[i].between), "kl", number(l[i].kl)));
+		if (json_array_append_new(all, json_pack("{s:s, s:o, s:o, s:o}", "member", t[i].ck.member ? t[i].ck.member : "-",
+			"within", number(l[i].within), "between", number(l[i].between), "kl", number(l[i].kl))) < 0)
+			die("%s: a name that is not UTF-8 has no place in JSON", t[i].ck.member);
 	j = json_pack("{s:o, s:o, s:o, s:o}", "members", all, "within", number(mean->within), "between",
 		number(mean->between), "kl", number(mean->kl));
 	json_dumpf(j, fp, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
@@ -231,7 +233,7 @@ static void print_line(FILE *fp, const char *name, const struct likeness *l)
 static void print(const struct options *o, const struct teacher *t, const struct likeness *l, int n)
 {
 	struct likeness mean = { 0 };
-	struct outfile out;
+	struct outfile out = { .fp = stdout };
 	char err[ERRLEN];
 
 	for (int i = 0; i < n; i++) {
@@ -239,7 +241,7 @@ static void print(const struct options *o, const struct teacher *t, const struct
 		mean.between += l[i].between / n;
 		mean.kl += l[i].kl / n;
 	}
-	if (out_open(&out, o->cli.out, err) < 0)
+	if (o->cli.out && out_open(&out, o->cli.out, err) < 0)
 		die("%s", err);
 	for (int i = 0; i < n && !o->json; i++)
 		print_line(out.fp, t[i].ck.member ? t[i].ck.member : "-", &l[i]);
@@ -247,8 +249,9 @@ static void print(const struct options *o, const struct teacher *t, const struct
 		print_json(out.fp, t, l, n, &mean);
 	else
 		print_line(out.fp, "mean", &mean);
-	if (out_finish(&out, err) < 0)
+	if (o->cli.out && out_finish(&out, err) < 0)
 		die("%s", err);
+	eflush();
 }
 
 int main(int argc, char **argv)
@@ -262,7 +265,9 @@ int main(int argc, char **argv)
 	int n;
 
 	progname = "likeness";
+	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
+	eout_probe(o.cli.out);
 	omp_set_num_threads(get_threads());
 	if (ts_open(&r, NULL, "images") < 0 || imageset_read(&r, &s) < 0)
 		die("%s", r.err);

@@ -1,5 +1,6 @@
 /* load-images(1): folders, tars, IDX and CIFAR files -> images */
 #include <getopt.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -374,6 +375,21 @@ static char *data_digest(const struct set *set)
 	return hex;
 }
 
+/* Labels are told apart by them: in other filters, and in JSON, which has UTF-8 alone. */
+static void check_names(const struct set *set)
+{
+	for (int i = 0; i < set->nclass; i++) {
+		json_t *text = json_string(set->classes[i]);
+
+		if (!text)
+			die("class '%s': a name that is not UTF-8", set->classes[i]);
+		json_decref(text);
+		for (int j = 0; j < i; j++)
+			if (!strcmp(set->classes[i], set->classes[j]))
+				die("class '%s' stands twice", set->classes[i]);
+	}
+}
+
 static struct val *make_header(const struct set *set, const struct source *src, const struct options *o)
 {
 	struct val *h = header_new("images"), *args = val_map();
@@ -498,11 +514,13 @@ int main(int argc, char **argv)
 
 	progname = "load-images";
 	parse(&o, argc, argv);
+	eout_probe(o.out);
 	double start = now();
 	if (source_open(&src, argv + optind, argc - optind) < 0)
 		die("%s", src.err);
 	times_add(TIME_READING, now() - start);
 	choose(&set, &src, &o);
+	check_names(&set);
 	load(&set, &src, &o);
 	header = make_header(&set, &src, &o);
 	if (o.verbose)

@@ -361,6 +361,7 @@ int main(int argc, char **argv)
 
 	progname = "synth-init";
 	parse(&o, argc, argv);
+	eout_probe(o.cli.out);
 	if (ts_open(&r, NULL, "images") < 0)
 		die("%s", r.err);
 	like.nclass = header_nclass(r.header);

@@ -58,16 +58,28 @@ void header_set_classes(struct val *h, const char *const *name, int n)
 	val_put(h, "classes", list);
 }
 
+/* The label of this name, at or behind a place; how many classes there are when it has none. */
+static int label_of(const struct val *h, const char *name, int at)
+{
+	int n = header_nclass(h);
+
+	while (at < n && strcmp(header_class(h, at), name))
+		at++;
+	return at;
+}
+
 int header_map_classes(const struct val *from, const struct val *to, int *map, char err[ERRLEN])
 {
-	int nfrom = header_nclass(from), nto = header_nclass(to), i, j;
+	int nfrom = header_nclass(from), nto = header_nclass(to);
 
-	for (i = 0; i < nfrom; i++) {
-		for (j = 0; j < nto && strcmp(header_class(from, i), header_class(to, j)); j++)
-			;
-		if (j == nto)
-			return fail(err, "unknown class '%.200s'", header_class(from, i));
-		map[i] = j;
+	for (int i = 0; i < nfrom; i++) {
+		const char *name = header_class(from, i);
+
+		map[i] = label_of(to, name, 0);
+		if (map[i] == nto)
+			return fail(err, "unknown class '%.200s'", name);
+		if (label_of(to, name, map[i] + 1) < nto || label_of(from, name, i + 1) < nfrom)
+			return fail(err, "class '%.200s' stands twice", name);
 	}
 	return 0;
 }

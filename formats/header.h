@@ -22,7 +22,8 @@ const char *header_kind(const struct val *h);
 int header_nclass(const struct val *h); /* 0 when there are none */
 const char *header_class(const struct val *h, int label);
 void header_set_classes(struct val *h, const char *const *name, int n);
-/* map[i] = the label in `to` of class i of `from`, matched by name; -1 and err (naming it) when one is unknown. */
+/* map[i] = the label in `to` of class i of `from`, matched by name, no two the same; -1 and err, which names it, when one is
+ * unknown or stands twice on either side. */
 int header_map_classes(const struct val *from, const struct val *to, int *map, char err[ERRLEN]);
 
 int header_norm(const struct val *h, struct norm *n); /* -1 when absent or malformed (std > 0, finite) */

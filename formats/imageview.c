@@ -32,21 +32,11 @@ void imageview_free(struct imageview *v)
 /* map: the network's label of each class of the set. */
 static int match(const struct imageset *s, const struct val *header, bool whole, int *map, char err[ERRLEN])
 {
-	int k = header_nclass(header), rc = 0;
-	char *taken;
+	int k = header_nclass(header);
 
 	if (whole && k != s->nclass)
 		return fail(err, "knows %d classes by name, the images have %d", k, s->nclass);
-	if (header_map_classes(s->header, header, map, err) < 0)
-		return -1;
-	taken = ecalloc(k + 1, 1);
-	for (int i = 0; i < s->nclass && whole && !rc; i++) {
-		if (taken[map[i]])
-			rc = fail(err, "class '%.200s' stands twice", header_class(s->header, i));
-		taken[map[i]] = 1;
-	}
-	free(taken);
-	return rc;
+	return header_map_classes(s->header, header, map, err);
 }
 
 int imageview_fit(struct imageview *v, const struct val *header, const int chw[3], bool whole, char err[ERRLEN])

@@ -75,9 +75,65 @@ static int open_stdout(struct outfile *o, char err[ERRLEN])
 	return 0;
 }
 
+/* Where a link leads that leads to nothing yet; else the path itself. The caller's to free. */
+static char *through_links(const char *path)
+{
+	enum { MOST = 40 }; /* as the kernel follows */
+	char to[PATH_MAX], *at = estrdup(path);
+	ssize_t n;
+
+	for (int i = 0; i < MOST && (n = readlink(at, to, sizeof to - 1)) > 0; i++) {
+		char *dir = estrdup(at), *next;
+
+		to[n] = 0;
+		next = *to == '/' ? estrdup(to) : eprintf_str("%s/%s", dirname(dir), to);
+		free(dir);
+		free(at);
+		at = next;
+	}
+	return at;
+}
+
+/* A new file beside the path, of a name that nobody has: a killed process of the same number may have left its own. */
+static int open_tmp(struct outfile *o, const char *path, char err[ERRLEN])
+{
+	char *dir = estrdup(o->path), *base = estrdup(o->path), *folder = dirname(dir), *name = basename(base);
+	int fd = -1, why = EEXIST;
+
+	for (int i = 0; i < 100 && fd < 0 && why == EEXIST; i++) {
+		o->tmp = i ? eprintf_str("%s/.%s.%d.%ld.tmp", folder, name, i, (long)getpid()) :
+			eprintf_str("%s/.%s.%ld.tmp", folder, name, (long)getpid());
+		if (register_tmp(o->tmp, err) < 0)
+			break;
+		if ((fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) >= 0)
+			break;
+		why = errno;
+		fail(err, "%s:", path);
+		unregister_tmp(o->tmp);
+		free(o->tmp);
+		o->tmp = NULL;
+	}
+	free(dir);
+	free(base);
+	return fd;
+}
+
+void eout_probe(const char *path)
+{
+	struct outfile o;
+	struct stat st;
+	char err[ERRLEN];
+
+	if (!path || !strcmp(path, "-") || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+		return;
+	if (out_open(&o, path, err) < 0)
+		die("%s", err);
+	out_abort(&o);
+}
+
 int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 {
-	char real[PATH_MAX], *dir, *base;
+	char real[PATH_MAX];
 	struct stat st;
 	int fd;
 
@@ -97,32 +153,22 @@ int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 		if (!realpath(path, real)) /* a link stays one: what it points to is replaced */
 			return fail(err, "%s:", path);
 		o->path = estrdup(real);
+	} else if (errno != ENOENT) {
+		return fail(err, "%s:", path);
 	} else {
-		o->path = estrdup(path);
+		o->path = through_links(path);
 	}
-	dir = estrdup(o->path);
-	base = estrdup(o->path);
-	o->tmp = eprintf_str("%s/.%s.%ld.tmp", dirname(dir), basename(base), (long)getpid());
-	free(dir);
-	free(base);
-	if (register_tmp(o->tmp, err) < 0)
-		goto bad;
-	fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-	if (fd < 0) {
-		fail(err, "%s:", path);
-		unregister_tmp(o->tmp);
-		goto bad;
+	if ((fd = open_tmp(o, path, err)) < 0) {
+		free(o->path);
+		free(o->tmp);
+		*o = (struct outfile){ .path = NULL };
+		return -1;
 	}
 	if ((o->fp = fdopen(fd, "w")))
 		return 0;
 	fail(err, "%s:", path);
 	close(fd);
 	out_abort(o);
-	return -1;
-bad:
-	free(o->path);
-	free(o->tmp);
-	*o = (struct outfile){ .path = NULL };
 	return -1;
 }
 

@@ -69,7 +69,10 @@ json_t *json_val(const struct val *v)
 	case V_BOOL: return json_boolean(v->b);
 	case V_INT: return json_integer(v->i);
 	case V_F64: return json_number(v->f);
-	case V_STR: return json_stringn(v->s.p, v->s.len);
+	case V_STR:
+		if (!(j = json_stringn(v->s.p, v->s.len)))
+			die("header: text that is not UTF-8 has no place in JSON");
+		return j;
 	case V_LIST:
 		j = json_array();
 		for (size_t i = 0; i < v->list.len; i++)
@@ -78,7 +81,8 @@ json_t *json_val(const struct val *v)
 	case V_MAP:
 		j = json_object();
 		for (size_t i = 0; i < v->map.len; i++)
-			json_object_set_new(j, v->map.key[i], json_val(v->map.item[i]));
+			if (json_object_set_new(j, v->map.key[i], json_val(v->map.item[i])) < 0)
+				die("header: a key that is not UTF-8 has no place in JSON");
 		return j;
 	default: return json_null();
 	}
@@ -93,6 +97,8 @@ json_t *results_json(const struct result *res, int n, const char *list, const ch
 		one = json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "arch", res[i].arch, name,
 			res[i].name, "accuracy", json_number(res[i].accuracy), "loss", json_number(res[i].loss),
 			"train_loss", json_number(res[i].train_loss), "seconds", json_number(res[i].seconds));
+		if (!one)
+			die("%s: a name that is not UTF-8 has no place in JSON", res[i].name);
 		if (res[i].report)
 			json_object_set_new(one, "epoch", json_integer(res[i].epoch));
 		json_array_append_new(all, one);

@@ -25,7 +25,7 @@ void results_print_mean(FILE *fp, const struct result *res, int n);
 /* {LIST: [{arch, NAME, accuracy, loss, train_loss, seconds}…], accuracy: {mean, deviation}}; what is not finite is
  * null. With res->report: that, of each its epoch too. */
 json_t *results_json(const struct result *res, int n, const char *list, const char *name);
-/* A value tree (tensors and bytes: null), as headers have them. */
+/* A value tree (tensors and bytes: null), as headers have them. Both die of text that is not UTF-8. */
 json_t *json_val(const struct val *v);
 
 #endif

@@ -142,6 +142,9 @@ static int check_same(const struct val *was, const struct val *mine, const char 
 		if (!p || !val_equal(a->map.item[i], p))
 			return fail(err, "%s: of a run with another %s; remove it to start anew", path, a->map.key[i]);
 	}
+	for (size_t i = 0; a && b && i < b->map.len; i++)
+		if (!val_get(a, b->map.key[i]))
+			return fail(err, "%s: of a run with %s; remove it to start anew", path, b->map.key[i]);
 	for (size_t i = 0; i < mine->map.len; i++) {
 		p = val_get(was, mine->map.key[i]);
 		if (!p || !val_equal(mine->map.item[i], p))
@@ -155,6 +158,7 @@ int state_resume(struct state *s, const char *path, struct val *mine, char err[E
 	int rc = 1;
 
 	if (access(path, F_OK) < 0 && errno == ENOENT) {
+		eout_probe(path);
 		*s = state_new();
 		for (size_t i = 0; i < mine->map.len; i++)
 			val_put(s->header, mine->map.key[i], val_copy(mine->map.item[i]));

@@ -122,24 +122,16 @@ static int read_layers(struct ts_reader *r, const struct teacher *t, int nteache
 	return rc;
 }
 
-/* map: the images' label of each class of the stream; as many on both sides, one to one. */
+/* map: the images' label of each class of the stream; as many on both sides. */
 static int match_classes(struct ts_reader *r, const struct val *images, int k, int *map)
 {
-	char *taken, why[ERRLEN];
-	int rc = 0;
+	char why[ERRLEN];
 
 	if (header_nclass(r->header) != k || !k)
 		return fail(r->err, "%s: statistics of %d classes for images of %d", r->name, header_nclass(r->header), k);
 	if (header_map_classes(r->header, images, map, why) < 0)
 		return fail(r->err, "%s: %s", r->name, why);
-	taken = ecalloc(k, 1);
-	for (int i = 0; i < k && !rc; i++) {
-		if (taken[map[i]])
-			rc = fail(r->err, "%s: class '%.200s' stands twice", r->name, header_class(images, map[i]));
-		taken[map[i]] = 1;
-	}
-	free(taken);
-	return rc;
+	return 0;
 }
 
 struct layer_stats **stats_read(const char *path, const struct teacher *t, int nteacher,

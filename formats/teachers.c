@@ -42,24 +42,6 @@ static void permute_rows(float *rows, int64_t k, size_t n, const int *map)
 	free(old);
 }
 
-/* map: the label here of each class there; fails unless it is one to one. */
-static int match_classes(const struct val *from, const struct val *to, int *map, char err[ERRLEN])
-{
-	int k = header_nclass(to);
-	char *taken = ecalloc(k + 1, 1), why[ERRLEN];
-	int rc = 0;
-
-	if (header_map_classes(from, to, map, why) < 0)
-		rc = fail(err, "%s: the images have none of this name", why);
-	for (int i = 0; i < k && !rc; i++) {
-		if (taken[map[i]])
-			rc = fail(err, "class '%.200s' stands twice", header_class(to, map[i]));
-		taken[map[i]] = 1;
-	}
-	free(taken);
-	return rc;
-}
-
 /* Puts the classifier's rows, and the classes in its header, into the images' order. */
 static int fit_classes(struct teacher *t, const struct val *images, char err[ERRLEN])
 {
@@ -72,7 +54,7 @@ static int fit_classes(struct teacher *t, const struct val *images, char err[ERR
 	if (header_nclass(t->ck.header) != k)
 		return fail(err, "knows %d classes by name, the images have %d", header_nclass(t->ck.header), k);
 	map = ecalloc(k, sizeof *map);
-	if (match_classes(t->ck.header, images, map, err) < 0) {
+	if (header_map_classes(t->ck.header, images, map, err) < 0) {
 		free(map);
 		return -1;
 	}

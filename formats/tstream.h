@@ -69,6 +69,8 @@ struct outfile {
 	FILE *fp;
 	char *path, *tmp; /* NULL: standard output */
 };
+/* A path that cannot be written is known before the work: dies of it. NULL and what is no plain file are not tried. */
+void eout_probe(const char *path);
 int out_open(struct outfile *o, const char *path, char err[ERRLEN]);
 int out_finish(struct outfile *o, char err[ERRLEN]);
 void out_abort(struct outfile *o);

@@ -34,7 +34,7 @@ void cli_option(struct cli *c, int opt, const char *synopsis)
 			die("standard output:");
 		exit(0);
 	case 'o':
-		c->out = optarg;
+		c->out = strcmp(optarg, "-") ? optarg : NULL;
 		break;
 	case 'v':
 		c->verbose = true;

@@ -360,6 +360,23 @@ accuracy() # of the mean line
 	refused "28" softlabel -p pool.tar -o work/out <work/big-recipes.ts
 }
 
+@test "an output that cannot be written is known before students are trained" {
+	for line in "evaluate -a convnet1-8-in -t val.ts --steps 1000000 -o none/x <distilled.ts" \
+		"evaluate -p pool.tar -t val.ts -o none/x" "likeness -p pool.tar -o none/x <val.ts"; do
+		refused "none/x: No such file" timeout 20 bash -c "exec $line"
+	done
+}
+
+@test "names that JSON cannot have are refused in it, and only there" {
+	cp 0/3.ts work/$'\xe9.ts'
+	tar xOf pool.tar MANIFEST | sed -n $'s|0/3|\xe9|p' >work/MANIFEST
+	tar cf work/odd.tar -C work $'\xe9.ts' MANIFEST
+	evaluate -p work/odd.tar -t val.ts | cut -f 2 | grep -q $'^\xe9.ts$'
+	refused "UTF-8" evaluate -p work/odd.tar -t val.ts --json
+	likeness -p work/odd.tar <val.ts >/dev/null
+	refused "UTF-8" likeness -p work/odd.tar --json <val.ts
+}
+
 @test "a loss that is not finite names student and step" {
 	refused "student 0 (seed 4), step" evaluate -a convnet2-8 -t val.ts --opt sgd --lr 1e6 --momentum 0.99 --steps 60 \
 		--fresh-optimiser no --seed 4 -o work/out <distilled.ts

@@ -217,6 +217,21 @@ print(2 + len(tstream.read('$f')[1]))")" ]
 	done
 }
 
+@test "a file that a killed process of the same number left is no obstacle, a link stays one" {
+	bash -c 'touch "out/.x.ts.$$.tmp" && exec tscut -i 0 -o out/x.ts train.ts'
+	tsinfo out/x.ts >/dev/null
+	mkdir out/far
+	ln -s far/y.ts out/link.ts
+	ln -s link.ts out/second.ts
+	tscut -i 0 -o out/second.ts train.ts
+	[ -L out/second.ts ] && [ -L out/link.ts ]
+	cmp out/far/y.ts out/x.ts
+	ln -s loop.ts out/loop.ts
+	refused "out/loop.ts" "tscut -i 0 -o out/loop.ts train.ts"
+	rm -r out
+	mkdir out
+}
+
 @test "a signal leaves no file" {
 	mkfifo slow
 	for signal in TERM INT HUP; do

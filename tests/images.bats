@@ -224,6 +224,19 @@ END
 	refused "work/empty: empty file" load-images -o out work/empty
 	refused "neither a folder nor a tar" load-images -o out some.ts
 	refused "does not go together" load-images -o out some some.tar
+	mkdir -p work/latin/$'caf\xe9'
+	cp "$root/tests/fixtures/images/set/b/2.jpg" work/latin/$'caf\xe9'
+	refused "not UTF-8" load-images -o out work/latin
+	refused "none/x.ts: No such file" load-images -o none/x.ts work/gone
+}
+
+@test "classes are told apart by their names: one that stands twice is refused" {
+	mkdir work/twice
+	tar xf some.tar -C work/twice
+	sed -i 2d work/twice/classes.txt
+	sed -i '1{p}' work/twice/classes.txt
+	tar cf work/twice.tar -C work/twice .
+	refused "class 'T-shirt/top' stands twice" load-images -o out work/twice.tar
 }
 
 @test "a tar cut anywhere, at a member's end too, is refused" {

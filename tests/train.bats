@@ -142,6 +142,9 @@ listed()
 	refused "another lr" train -e 1 --state work/state --lr 0.03 -o out <train.ts
 	refused "another epochs" train -e 2 --state work/state -o out <train.ts
 	refused "other images" train -e 1 --state work/state -o out <val.ts
+	train -e 1 --dsa flip --state work/flipped <train.ts >work/b.tar
+	refused "run with dsa" train -e 1 --state work/flipped -o out <train.ts
+	refused "none/state: No such file" train -e 1 --state none/state -o out <train.ts
 	head -c 5000 work/state >work/cut
 	refused "work/cut" train -e 1 --state work/cut -o out <train.ts
 	refused "kind images" train -e 1 --state val.ts -o out <train.ts
@@ -152,6 +155,7 @@ listed()
 @test "a validation set is matched by class name, in the normalisation of training" {
 	python <<-'END'
 	h, x, y = read("val.ts")
+	rewrite("work/twice.ts", {**h, "classes": ["x"] + h["classes"][1:9] + ["x"]}, x, y)
 	h["classes"] = h["classes"][::-1]
 	h["mean"] = [0.5]
 	h["std"] = [0.5]
@@ -163,6 +167,9 @@ listed()
 	a, b = (members(f"work/{p}.tar")["0/1.ts"][0]["train"] for p in "ab")
 	assert a == b, (a, b)
 	END
+	# In a network's classes too, of which the images are some.
+	train -e 1 <work/twice.ts >work/twice.tar
+	refused "class 'x' stands twice" train -e 1 -t work/twice.ts -o out <work/twice.ts
 }
 
 @test "training refuses what it cannot train on" {
