@@ -348,7 +348,10 @@ table()
 # end_measuring: the table, for programs and for people, and where the time went, by the pipeline's own times
 end_measuring()
 {
-	table | save "$out/table.tsv"
+	local lines
+
+	lines=$(table)
+	save "$out/table.tsv" <<<"$lines"
 	end_steps
 	awk -F '\t' -v n="$repeats" "$awk_cell"'
 		NR == 1 { printf "\n%-20s %7s   %-12s   %s\n", "accuracy, %", "images", "hard labels", "soft labels" }

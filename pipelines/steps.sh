@@ -69,7 +69,7 @@ begin_steps()
 	command -v load-images >/dev/null || die "the filters are not there; build them with make"
 	command -v parallel >/dev/null || die "GNU parallel is not installed"
 	take_folder
-	find "$out" -name '.*.tmp' -delete # of filters that were killed
+	find "$out" -type f -regex '.*/[.][^/]*[.][0-9]+[.]tmp' -delete # of filters that were killed
 	take_device
 }
 
@@ -93,13 +93,18 @@ stamp()
 	stat -Lc '%s %.9Y %i' "$1"
 }
 
-# source_stamp PATH: of the user's images: where they are and the newest of their times
+# source_stamp PATH: of the user's images: where they are and the newest of their times, with those of labels beside them
 source_stamp()
 {
-	local labels=${1/images-idx3/labels-idx1}
+	local name=${1##*/} labels file of=("$1")
 
+	labels=${name/images-idx3/labels-idx1}
+	labels=${1%"$name"}${labels/images.idx3/labels.idx1}
+	for file in "$labels" "${labels%.gz}" "$labels.gz"; do
+		[ "$file" = "$1" ] || [ ! -e "$file" ] || of+=("$file")
+	done
 	realpath "$1"
-	find -L "$1" "$labels" -printf '%T@\n' | LC_ALL=C sort -n | tail -n 1
+	find -L "${of[@]}" -printf '%T@\n' | LC_ALL=C sort -n | tail -n 1
 }
 
 # json_history: the history of a result of evaluate; fails where the result is no JSON
@@ -130,9 +135,9 @@ look_at()
 	[ ! -e "$seen" ] || mapfile -t lines <"$seen"
 	had=${lines[1]-}
 	[ "$now" != "${lines[0]-}" ] || return 0
-	case $1 in
+	case ${1##*/} in
 	*.json) had=$(json_history <"$1") || status=$? ;;
-	*.ts | */02-*.tar | */pool-*.tar) had=$(tsinfo --history --json "$1" 2>/dev/null) || status=$? ;;
+	*.ts | 02-*.tar | pool-*.tar) had=$(tsinfo --history --json "$1" 2>/dev/null) || status=$? ;;
 	*) had=$(sha256sum <"$1") || status=$? ;;
 	esac
 	[ "$status" -lt 128 ] || die "$1: not looked at, status $status"
@@ -289,8 +294,8 @@ prepare_step()
 	todo=1
 	why_again "$log/$key.made"
 	say "$doing"
-	find "$out/partial" -maxdepth 1 -name "${key//[][*?\\]/?}-????????????" ! -path "$partial" -exec rm -rf {} + 2>/dev/null ||
-		true
+	find "$out/partial" -maxdepth 1 -name "${key//[][*?\\]/?}-????????????" ! -name "*${partial: -13}" -exec rm -rf {} + \
+		2>/dev/null || true
 	rm -f "$output"
 	afresh=1
 	[ ! -d "$partial" ] || afresh=''
@@ -409,12 +414,33 @@ quiet()
 		{ print; fflush() }'
 }
 
-# side_by_side LOG JOBS COMMAND... ::: WORD...: GNU parallel; the first job that fails ends them all. $carry: names of
-# variables and functions that the command needs. With --sshlogin a job that fails is tried on every host.
+# as_told COMMAND: a job of GNU parallel, which would take {} and its like in words of the command itself for its own
+as_told()
+{
+	eval "$1"
+}
+
+# side_by_side LOG JOBS COMMAND... ::: WORD...: GNU parallel, a job for each word, which stands where {} is; the first job
+# that fails ends them all. $carry: names of variables and functions that the command needs. With --sshlogin a job that
+# fails is tried on every host.
 side_by_side()
 {
-	local show=() place=() far=() name
+	local show=() place=() far=() command=() told=() name word text
 
+	for ((word = 3; word <= $#; word++)); do
+		[ "${!word}" != ::: ] || break
+		command+=("${!word}")
+	done
+	for name in "${@:word + 1}"; do
+		text=
+		for word in "${command[@]}"; do
+			[ "$word" != {} ] || word=$name
+			printf -v word '%q ' "$word"
+			text+=$word
+		done
+		told+=("$text")
+	done
+	carry+=(as_told)
 	for name in "${carry[@]}"; do
 		if declare -F "$name" >/dev/null; then
 			export -f "${name?}"
@@ -440,7 +466,7 @@ side_by_side()
 		show=(--bar)
 	fi
 	set -- parallel --will-cite --quote --jobs "$2" "${show[@]}" --halt now,fail=1 --joblog "$log/$1" "${far[@]}" \
-		"${place[@]}" "${@:3}"
+		"${place[@]}" as_told {} ::: "${told[@]}"
 	if [ -t 2 ]; then
 		"$@"
 	else

@@ -153,14 +153,69 @@ setup()
 	[ "$(done_again mine.err | grep -c .)" -eq 25 ] # all but the test images
 }
 
-@test "a folder with blanks and brackets in its name" {
-	cp -a first "once [more]"
-	run_into "once [more]"
-	[ -z "$(done_again "once [more].err")" ]
-	cmp "once [more]/table.tsv" first/table.tsv
-	rm "once [more]/distilled.ts"
-	run_into "once [more]"
-	cmp "once [more]/distilled.ts" first/distilled.ts
+@test "a folder with blanks, brackets, braces and a colon in its name, or one like that of a file" {
+	local odd
+
+	for odd in "once [more] {#}:{}" 02-first; do
+		cp -a first "$odd"
+		run_into "$odd"
+		[ -z "$(done_again "$odd.err")" ]
+		cmp "$odd/table.tsv" first/table.tsv
+		rm "$odd"/distilled.* "$odd"/06-hard-distilled/0.json
+		run_into "$odd"
+		cmp "$odd/distilled.ts" first/distilled.ts
+		cmp "$odd/distilled.tar" first/distilled.tar
+		[ -e "$odd/06-hard-distilled/0.json" ]
+	done
+}
+
+@test "the user's own files in the folder stay" {
+	cp -a first shared
+	mkdir shared/notes
+	touch shared/notes/.draft.tmp shared/.notes.tmp shared/.distilled.ts.4711.tmp
+	run_into shared
+	[ -e shared/notes/.draft.tmp ] && [ -e shared/.notes.tmp ]
+	[ ! -e shared/.distilled.ts.4711.tmp ] # of a filter that was killed
+}
+
+@test "labels beside IDX images, packed or not, are watched" {
+	local from=$root/pipelines/sample/train
+
+	mkdir idx
+	cp "$from-images-idx3-ubyte.gz" idx/train-images.idx3-ubyte.gz
+	gzip -dc "$from-labels-idx1-ubyte.gz" >idx/train-labels.idx1-ubyte
+	(
+		out=. here=$root/pipelines
+		# shellcheck source=../pipelines/steps.sh
+		. "$root/pipelines/steps.sh"
+		source_stamp idx/train-images.idx3-ubyte.gz
+		touch -d "+1 day" idx/train-labels.idx1-ubyte
+		source_stamp idx/train-images.idx3-ubyte.gz
+	) >stamps
+	[ "$(uniq stamps | wc -l)" -eq 4 ]
+	[ "$(sort stamps | uniq -d)" = "$(realpath idx/train-images.idx3-ubyte.gz)" ]
+}
+
+@test "work that is half done is found again in a folder with brackets" {
+	(
+		out="half [done]" here=$root/pipelines
+		# shellcheck source=../pipelines/steps.sh
+		. "$root/pipelines/steps.sh"
+		# shellcheck disable=SC2034 # of the run's options
+		device='' gpus='' jobs='' per_gpu=1
+		half()
+		{
+			echo "$afresh" >>seen
+			[ -e "$partial/half" ] || { touch "$partial/half" && exit 1; }
+			echo whole >"$to"
+		}
+		check_device
+		begin_steps
+		(step "$out/x" "a thing" -- half) || true
+		step "$out/x" "a thing" -- half
+	) 2>half.err
+	[ "$(tr '\n' ' ' <seen)" = "1  " ]
+	[ "$(cat "half [done]/x")" = whole ]
 }
 
 @test "a step that fails stops all, leaves nothing that looks whole, and what was done is there next time" {

@@ -15,7 +15,7 @@ setup_file()
 	hard_protocol='hard-dsa --steps 4' soft_protocol=soft mix='--steps 4 -b 5'
 	search_lr=0.1 search_iterations='2 3' search_alpha=2 search_ce='1 3' search_rate='1 3' search_protocol=
 	prior_opts='-N 2 --lr RATE' dm_nets=3
-	. ./extra
+	. "$PWD/extra"
 	END
 	: >extra
 	export RESULTS_SETTINGS=$PWD/settings RESULTS_OUT=$PWD/out RESULTS_ROWS=$PWD/rows
@@ -58,6 +58,14 @@ claim()
 	[ -e rows/sample/prior-each-real.json ]
 }
 
+@test "folders may be named from where one is" {
+	cp -r rows elsewhere
+	rm elsewhere/sample/base.json
+	RESULTS_OUT=out RESULTS_ROWS=elsewhere RESULTS_SETTINGS=settings "$root/pipelines/results/run" decay/sample 2>again
+	[ "$(grep -vc ': there$' again)" -eq 1 ] # the row
+	[ "$(jq -c '[.made, .accuracy]' elsewhere/sample/base.json)" = "$(jq -c '[.made, .accuracy]' rows/sample/base.json)" ]
+}
+
 @test "a row of more students than are wanted is done, one of fewer is not" {
 	cp -r rows before-few
 	echo 'repeats=1' >extra
@@ -82,6 +90,16 @@ claim()
 	[ ! -e out/sample/base.ts ]
 	rm -r out
 	mv kept out
+}
+
+@test "a row that cannot be made leaves the one that was there" {
+	cp rows/sample/base.json base
+	echo 'repeats=3' >extra
+	mkdir broken
+	printf '#!/bin/sh\ncase "$*" in *row.jq*) exit 5 ;; esac\nexec %s "$@"\n' "$(command -v jq)" >broken/jq
+	chmod +x broken/jq
+	PATH=$PWD/broken:$PATH run -5 claim decay sample
+	cmp rows/sample/base.json base
 }
 
 @test "a lost row comes from its students, a lost student is done again alone" {

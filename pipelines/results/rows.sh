@@ -107,15 +107,15 @@ in_shell()
 
 	[ -n "$header" ] || case $whole in
 	train-ckpt*-e\ 0* | train-ckpt*' -i '*) ;;
-	train-ckpt*) whole+=" --state $partial/state" ;;
-	synth-step*) whole+=" --state $partial/state" ;;
+	train-ckpt*) whole+=" --state $(printf %q "$partial")/state" ;;
+	synth-step*) whole+=" --state $(printf %q "$partial")/state" ;;
 	esac
 	if [ -n "$header" ]; then
 		whole="${whole// | / --header | } --header"
 	else
 		export TEDDY_USAGE=$log/$key.usage
 	fi
-	(cd "$out" && bash -c "set -euo pipefail; $whole -o $to")
+	(cd "$out" && bash -c "set -euo pipefail; $whole -o $(printf %q "$to")")
 }
 
 unforetold()
@@ -297,16 +297,17 @@ facts_of()
 # write_row ROW: from its students
 write_row()
 {
-	local files
+	local files row
 
 	mapfile -t files < <(results_of "$1")
 	mkdir -p "$kept"
 	# shellcheck disable=SC2046,SC2086 # names
-	(cd "$out" && cat "${files[@]}") | jq -s --tab --arg name "$1" --arg dataset "$dataset" --rawfile made <(lines_of "$1") \
+	row=$(cd "$out" && cat "${files[@]}" | jq -s --tab --arg name "$1" --arg dataset "$dataset" --rawfile made <(lines_of "$1") \
 		--arg isa "$(isa)" --arg date "$(date +%F)" --argjson threads "$(nproc)" \
 		--slurpfile facts <(facts_of ${facts[$1]-}) --slurpfile history <(histories ${seen[$1]}) \
 		--slurpfile cost <(cost ${seen[$1]} $(used "${how[$1]}")) \
-		-f "$here/row.jq" | save "$kept/$1.json"
+		--argjson students "${#files[@]}" -f "$here/row.jq")
+	save "$kept/$1.json" <<<"$row"
 	say "$dataset, $1: $(cell "$1") %"
 }
 
@@ -393,5 +394,6 @@ table()
 # shellcheck source=settings
 . "${RESULTS_SETTINGS:-$here/settings}"
 data=$(realpath -m "$data")
+[[ $data != *[[:space:]]* ]] || die "$data: data sets in a folder without blanks are expected"
 # shellcheck source=products.sh
 . "$here/products.sh"
