@@ -107,9 +107,10 @@ take_device()
 # memory: it is done once more when it has the GPU to itself.
 on_gpu()
 {
-	local list lock slot=$1
+	local list lock slot=$1 words
 
 	shift
+	words=$*
 	if [ -n "$gpus" ]; then
 		IFS=, read -ra list <<<"$gpus"
 		export CUDA_VISIBLE_DEVICES=${list[(slot - 1) % ${#list[@]}]}
@@ -118,7 +119,7 @@ on_gpu()
 	exec {lock}>"$log/gpu-${CUDA_VISIBLE_DEVICES//[^0-9A-Za-z-]/_}.lock"
 	flock -s "$lock"
 	bash -c '"$@"' bash "$@" && return
-	echo "once more, with the GPU to itself: $*" >&2
+	echo "once more, with the GPU to itself: ${words#as_told }" >&2
 	flock -x "$lock"
 	"$@"
 }
