@@ -110,10 +110,10 @@ static void parse(struct plan *p, const char **out, int argc, char **argv)
 {
 	enum { STEPS = 256, CROP, FLIP, SWAP, MIX, ALPHA, DROP_LAST, SEED, PROTOCOL, HEADER };
 	static const struct option longs[] = {
-		{ "steps", 1, NULL, STEPS }, { "crop", 1, NULL, CROP }, { "flip", 1, NULL, FLIP }, { "swap", 1, NULL, SWAP }, { "mix", 1, NULL, MIX },
-		{ "alpha", 1, NULL, ALPHA }, { "drop-last", 0, NULL, DROP_LAST }, { "seed", 1, NULL, SEED },
-		{ "protocol", 1, NULL, PROTOCOL }, { "header", 0, NULL, HEADER },
-		{ "help", 0, NULL, 'h' }, { "version", 0, NULL, 'V' }, { 0 }
+		{ "steps", 1, NULL, STEPS }, { "crop", 1, NULL, CROP }, { "flip", 1, NULL, FLIP },
+		{ "swap", 1, NULL, SWAP }, { "mix", 1, NULL, MIX }, { "alpha", 1, NULL, ALPHA },
+		{ "drop-last", 0, NULL, DROP_LAST }, { "seed", 1, NULL, SEED }, { "protocol", 1, NULL, PROTOCOL },
+		{ "header", 0, NULL, HEADER }, { "help", 0, NULL, 'h' }, { "version", 0, NULL, 'V' }, { 0 }
 	};
 	int c;
 

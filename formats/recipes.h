@@ -2,9 +2,9 @@
  *
  * A stream of kind "recipes" passes the images frames first, then one frame per batch. Its header's key "recipes" is a
  * map: epochs, batches (an epoch), batch (images a full batch). Frame keys: "index" i64 (n), the images; "epoch",
- * "batch" int, from 0; "box" i32 (n,4) top, left, height, width; "flip" u8 (n); "swap" u8 (n), which halves change places before that, where any may (enum swap); "pad" int; "partner" i64 (n), places in
- * this batch; "mix" str (none, cutmix, mixup); "lambda" f64; "cut" list y0, y1, x0, x1; and, once labelled, one of the
- * three soft-label forms below.
+ * "batch" int, from 0; "box" i32 (n,4) top, left, height, width; "flip" u8 (n); "swap" u8 (n), halves that change
+ * places before that (enum swap), where any may; "pad" int; "partner" i64 (n), places in this batch; "mix" str (none,
+ * cutmix, mixup); "lambda" f64; "cut" list y0, y1, x0, x1; and, once labelled, one of the three soft-label forms below.
  */
 #ifndef RECIPES_H
 #define RECIPES_H

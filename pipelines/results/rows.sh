@@ -302,11 +302,12 @@ write_row()
 	mapfile -t files < <(results_of "$1")
 	mkdir -p "$kept"
 	# shellcheck disable=SC2046,SC2086 # names
-	row=$(cd "$out" && cat "${files[@]}" | jq -s --tab --arg name "$1" --arg dataset "$dataset" --rawfile made <(lines_of "$1") \
-		--arg isa "$(isa)" --arg date "$(date +%F)" --argjson threads "$(nproc)" \
-		--slurpfile facts <(facts_of ${facts[$1]-}) --slurpfile history <(histories ${seen[$1]}) \
-		--slurpfile cost <(cost ${seen[$1]} $(used "${how[$1]}")) \
-		--argjson students "${#files[@]}" -f "$here/row.jq")
+	row=$(cd "$out" && cat "${files[@]}" |
+		jq -s --tab --arg name "$1" --arg dataset "$dataset" --rawfile made <(lines_of "$1") \
+			--arg isa "$(isa)" --arg date "$(date +%F)" --argjson threads "$(nproc)" \
+			--slurpfile facts <(facts_of ${facts[$1]-}) --slurpfile history <(histories ${seen[$1]}) \
+			--slurpfile cost <(cost ${seen[$1]} $(used "${how[$1]}")) \
+			--argjson students "${#files[@]}" -f "$here/row.jq")
 	save "$kept/$1.json" <<<"$row"
 	say "$dataset, $1: $(cell "$1") %"
 }
