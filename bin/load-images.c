@@ -375,6 +375,18 @@ static char *data_digest(const struct set *set)
 	return hex;
 }
 
+static char *names_digest(const struct set *set)
+{
+	struct buf b = { 0 };
+	char *hex;
+
+	for (int i = 0; i < set->nclass; i++)
+		buf_put(&b, set->classes[i], strlen(set->classes[i]) + 1);
+	hex = eprintf_str("%016llx", (unsigned long long)XXH3_64bits(b.p, b.len));
+	buf_free(&b);
+	return hex;
+}
+
 /* Labels are told apart by them: in other filters, and in JSON, which has UTF-8 alone. */
 static void check_names(const struct set *set)
 {
@@ -394,7 +406,7 @@ static struct val *make_header(const struct set *set, const struct source *src, 
 {
 	struct val *h = header_new("images"), *args = val_map();
 	struct norm norm = { .channels = set->c };
-	char *digest = data_digest(set);
+	char *data = data_digest(set), *names = names_digest(set);
 
 	if (o->nmean)
 		given(&norm, "--mean, --std", o->mean, o->std, o->nmean);
@@ -416,9 +428,15 @@ static struct val *make_header(const struct set *set, const struct source *src, 
 	if (o->encoded)
 		val_put(args, "encoded", val_bool(true));
 	val_put(args, "images", val_int(set->n));
-	val_put(args, "data", val_str(digest));
+	val_put(args, "data", val_str(data));
+	val_put(args, "classes", val_str(names));
+	if (o->nmean || src->channels == set->c) { /* else it follows from the pixels */
+		val_put(args, "mean", val_copy(val_get(h, "mean")));
+		val_put(args, "std", val_copy(val_get(h, "std")));
+	}
 	history_add(h, progname, args);
-	free(digest);
+	free(data);
+	free(names);
 	return h;
 }
 
