@@ -14,8 +14,8 @@ static const char help[] =
 	"usage: tsinfo [-v] [--history] [--json] [-o FILE] [FILE...]\n"
 	"  -v          name every class\n"
 	"  --history   only the pipeline that made it\n"
-	"  --json      one JSON object a stream; with --history: its history, a list; of a pool one, where all members' are\n"
-	"              the same\n"
+	"  --json      one JSON object a stream; with --history: its history, a list; of a pool one for each\n"
+	"              member that has another than the one before\n"
 	"  -o FILE     output file\n"
 	"  -h, -V      help, version\n";
 
