@@ -172,9 +172,10 @@ static int64_t target_count(const struct job *j)
 	return count;
 }
 
-static struct val *arguments(const struct options *o)
+static struct val *arguments(const struct options *o, const struct val *header)
 {
 	struct val *args = val_map();
+	const struct val *before = val_get(header, "prune");
 
 	if (o->target.measure)
 		val_put(args, o->target.measure == PRUNE_MACS ? "macs" : "params", val_str(o->target.text));
@@ -187,6 +188,8 @@ static struct val *arguments(const struct options *o)
 	if (o->how.max_ratio < 1)
 		val_put(args, "max_ratio", val_f64(o->how.max_ratio));
 	val_put(args, "seed", val_int(o->seed));
+	if (before) /* else two entries would be equal, which are one */
+		val_put(args, "from", val_int(val_get_int(before, "parameters", 0)));
 	return args;
 }
 
@@ -246,7 +249,7 @@ static struct val *header_of(const struct job *j, int member, double ratio, cons
 	val_put(p, "macs_before", val_int(net_macs(j->base->net)));
 	val_drop(h, "train"); /* the accuracy in it is the whole network's */
 	val_put(h, "prune", p);
-	history_add(h, progname, arguments(j->o));
+	history_add(h, progname, arguments(j->o, j->base->header));
 	return h;
 }
 
@@ -259,7 +262,7 @@ static void put_header(const struct options *o)
 	if (pool_header(o->in, &h, err) < 0)
 		die("%s", err);
 	val_drop(h, "train");
-	history_add(h, progname, arguments(o));
+	history_add(h, progname, arguments(o, h));
 	ets_header(o->out, h);
 }
 

@@ -202,7 +202,7 @@ static void put_results(FILE *fp, const struct results *r)
 	fputs("<div class=\"box\"><table>\n<thead><tr>", fp);
 	for (int c = same; c < t->cols; c++)
 		if (!column_empty(t, c))
-			html(fp, "<th>%s</th>", c == RESULT_WHO && pool ? "member" : result_column[c]);
+			html(fp, "<th>%s</th>", c == RESULT_WHO && pool ? "member" : c < RESULT_COLUMNS ? result_column[c] : "figure");
 	fputs("</tr></thead>\n<tbody>\n", fp);
 	for (int i = 0; i < t->rows; i++) {
 		if (!strcmp(table_cell(t, i, RESULT_WHO), "mean"))

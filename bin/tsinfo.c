@@ -304,13 +304,13 @@ static void one_checkpoint(struct job *j, const char *name, struct checkpoint *c
 	checkpoint_free(c);
 }
 
-static void one_pool(struct job *j, const char *path)
+static void one_pool(struct job *j, FILE *fp, const char *name)
 {
 	struct pool_reader p;
 	struct checkpoint c;
 	int rc;
 
-	if (pool_open(&p, path) < 0)
+	if (pool_open_file(&p, fp, name) < 0)
 		die("%s", p.err);
 	while ((rc = pool_next(&p, &c)) > 0)
 		one_checkpoint(j, p.name, &c);
@@ -400,10 +400,11 @@ static void one_file(struct job *j, const char *path)
 	j->said = NULL;
 	if (c == '{' && j->history && j->json) {
 		one_result(j, fp, std ? "<stdin>" : path);
-	} else if (c == EOF || c & 0x80) {
+	} else if (c == EOF || ts_begins(c)) {
 		one_stream(j, fp, std ? "<stdin>" : path);
 	} else {
-		one_pool(j, path); /* from standard input: with the byte put back */
+		one_pool(j, fp, std ? "<stdin>" : path);
+		return;
 	}
 	if (!std)
 		fclose(fp);

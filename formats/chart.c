@@ -61,17 +61,31 @@ static int decimals(double step)
 	return step >= 1 ? 0 : (int)fmin(9, ceil(-log10(step) - 1e-9));
 }
 
+/* How many ticks there are from the first on; what is too large to be counted has few. */
+static int ticks(const struct axis *a, double first)
+{
+	double n = floor((a->hi - first) / a->step + 1e-6);
+
+	return n >= 0 ? (int)fmin(n, 20) + 1 : 0;
+}
+
 static void draw_axes(FILE *fp, const struct axis *x, const struct axis *y, const char *xname)
 {
+	double first = ceil(x->lo / x->step - 1e-9) * x->step;
+
 	fputs("<g class=\"lines\">", fp);
-	for (double v = y->lo; v < y->hi + y->step / 2; v += y->step)
-		fprintf(fp, "<path d=\"M%d %.1fH%d\"/>", x->from, place(y, v), x->to);
+	for (int i = 0; i < ticks(y, y->lo); i++)
+		fprintf(fp, "<path d=\"M%d %.1fH%d\"/>", x->from, place(y, y->lo + i * y->step), x->to);
 	fprintf(fp, "<path class=\"axis\" d=\"M%d %dH%d\"/></g>\n<g class=\"ticks\">", x->from, y->from, x->to);
-	for (double v = y->lo; v < y->hi + y->step / 2; v += y->step)
+	for (int i = 0; i < ticks(y, y->lo); i++) {
+		double v = y->lo + i * y->step;
+
 		fprintf(fp, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.*f</text>", x->from - 7, place(y, v) + 4,
 			decimals(y->step), fabs(v) < y->step / 2 ? 0 : v);
-	for (double v = ceil(x->lo / x->step - 1e-9) * x->step; v < x->hi + x->step * 1e-6; v += x->step)
-		fprintf(fp, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>", place(x, v), y->from + 16, v);
+	}
+	for (int i = 0; i < ticks(x, first); i++)
+		fprintf(fp, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>", place(x, first + i * x->step),
+			y->from + 16, first + i * x->step);
 	fprintf(fp, "<text class=\"name\" x=\"%d\" y=\"%d\" text-anchor=\"end\">", x->to, HEIGHT - 5);
 	html_text(fp, xname);
 	fputs("</text></g>\n", fp);
@@ -139,8 +153,8 @@ void chart_draw(FILE *fp, const struct chart *c)
 	set_ticks(&y, 4, false);
 	set_ticks(&x, 6, true);
 	x.from = 12;
-	for (double v = y.lo; v < y.hi + y.step / 2; v += y.step)
-		x.from = MAX(x.from, 12 + DIGIT * snprintf(text, sizeof text, "%.*f", decimals(y.step), v));
+	for (int i = 0; i < ticks(&y, y.lo); i++)
+		x.from = MAX(x.from, 12 + DIGIT * snprintf(text, sizeof text, "%.*f", decimals(y.step), y.lo + i * y.step));
 	html(fp, "<figure class=\"chart\"><figcaption><b>%s</b> %s</figcaption>\n<svg viewBox=\"0 0 %d %d\" role=\"img\" "
 		"aria-label=\"%s against %s\">\n", c->title, c->from, WIDTH, HEIGHT, c->title, c->x);
 	draw_axes(fp, &x, &y, c->x);

@@ -48,6 +48,7 @@ struct pool_reader {
 	struct pool_impl *impl;
 };
 int pool_open(struct pool_reader *p, const char *path); /* NULL or "-": standard input */
+int pool_open_file(struct pool_reader *p, FILE *fp, const char *name); /* closes fp with the pool, or at once on -1 */
 int pool_next(struct pool_reader *p, struct checkpoint *c);
 void pool_close(struct pool_reader *p);
 

@@ -261,7 +261,7 @@ int history_file(const char *path, struct val **out, char err[ERRLEN])
 	first = getc(fp);
 	rewind(fp);
 	/* Anything else that serves as an argument has a digest, but no history. */
-	if (first != EOF && (first & 0x80 || enter_tar(fp)) && !ts_open_file(&r, fp, path, NULL)) {
+	if (first != EOF && (ts_begins(first) || enter_tar(fp)) && !ts_open_file(&r, fp, path, NULL)) {
 		if ((list = val_get(r.header, "history")))
 			val_put(*out, "history", val_copy(list));
 		ts_close(&r);

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <limits.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,6 +77,7 @@ static int tar_open(struct tar *t)
 {
 	struct archive_entry *e;
 
+	setlocale(LC_CTYPE, "C.UTF-8"); /* as names are in pax headers, for libarchive */
 	t->tap.raw = archive_read_new();
 	archive_read_support_filter_gzip(t->tap.raw);
 	archive_read_support_filter_zstd(t->tap.raw);

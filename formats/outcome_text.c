@@ -109,7 +109,8 @@ static bool is_number(const char *s)
 
 bool results_match(const struct table *t)
 {
-	return t->cols == RESULT_COLUMNS && is_number(table_cell(t, 0, RESULT_ACCURACY)) &&
+	/* One more, where it is not the last epoch's figure: whose it is. */
+	return (t->cols == RESULT_COLUMNS || t->cols == RESULT_COLUMNS + 1) && is_number(table_cell(t, 0, RESULT_ACCURACY)) &&
 		is_number(table_cell(t, 0, RESULT_SECONDS));
 }
 
@@ -118,6 +119,8 @@ static void add_row(struct table *t)
 	if (!t->cols)
 		t->cols = RESULT_COLUMNS;
 	t->cell = erealloc(t->cell, (size_t)(t->rows + 1) * t->cols, sizeof *t->cell);
+	for (int i = RESULT_COLUMNS; i < t->cols; i++)
+		t->cell[(size_t)t->rows * t->cols + i] = estrdup("");
 	t->rows++;
 }
 

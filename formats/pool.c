@@ -4,6 +4,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -57,6 +58,7 @@ static int open_tar(struct pool_reader *p)
 {
 	struct pool_impl *im = p->impl;
 
+	setlocale(LC_CTYPE, "C.UTF-8"); /* as names are in pax headers, for libarchive */
 	if (!(im->a = archive_read_new()))
 		die("out of memory");
 	archive_read_support_format_tar(im->a);
@@ -72,12 +74,18 @@ int pool_open(struct pool_reader *p, const char *path)
 {
 	bool std = !path || !strcmp(path, "-");
 	FILE *fp = std ? stdin : fopen(path, "rbe");
-	int c;
 
 	*p = (struct pool_reader){ .name = NULL };
 	if (!fp)
 		return fail(p->err, "%s:", path);
-	p->name = estrdup(std ? "<stdin>" : path);
+	return pool_open_file(p, fp, std ? "<stdin>" : path);
+}
+
+int pool_open_file(struct pool_reader *p, FILE *fp, const char *name)
+{
+	int c;
+
+	*p = (struct pool_reader){ .name = estrdup(name) };
 	p->impl = ecalloc(1, sizeof *p->impl);
 	p->impl->fp = fp;
 	errno = 0;
@@ -90,7 +98,7 @@ int pool_open(struct pool_reader *p, const char *path)
 		return -1;
 	}
 	ungetc(c, fp);
-	if ((c >= 0x80 && c <= 0x8f) || c == 0xde || c == 0xdf) /* a msgpack map: a checkpoint by itself */
+	if (ts_begins(c)) /* a checkpoint by itself */
 		return 0;
 	return open_tar(p);
 }

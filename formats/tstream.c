@@ -192,6 +192,11 @@ int ts_open(struct ts_reader *r, const char *path, const char *want)
 	return start(r, &(struct ts_impl){ .fp = fp, .own = true }, path, want);
 }
 
+bool ts_begins(int c)
+{
+	return (c >= 0x80 && c <= 0x8f) || c == 0xde || c == 0xdf;
+}
+
 int ts_open_file(struct ts_reader *r, FILE *fp, const char *name, const char *want)
 {
 	return start(r, &(struct ts_impl){ .fp = fp }, name, want);

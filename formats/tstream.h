@@ -25,6 +25,7 @@ struct ts_reader {
  * "checkpoint", "stats", "recipes"; NULL: any). -1: err says why, reader needs no close. */
 int ts_open(struct ts_reader *r, const char *path, const char *want);
 /* The same over a FILE or over memory; name is for messages. The reader does not close fp. */
+bool ts_begins(int c); /* a stream begins with this byte: a msgpack map does, the name of a tar's first member not */
 int ts_open_file(struct ts_reader *r, FILE *fp, const char *name, const char *want);
 int ts_open_mem(struct ts_reader *r, const void *p, size_t n, const char *name, const char *want);
 

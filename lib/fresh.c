@@ -9,16 +9,19 @@
 struct fresh *fresh_new(struct source images, int nclass, int per_class)
 {
 	struct fresh *f = ecalloc(1, sizeof *f);
+	int64_t most = 1;
 
-	*f = (struct fresh){ .images = images, .per_class = per_class, .nclass = nclass };
+	*f = (struct fresh){ .images = images, .nclass = nclass };
 	f->n = ecalloc(nclass, sizeof *f->n);
 	f->of = ecalloc(nclass, sizeof *f->of);
 	for (int64_t i = 0; i < images.n; i++)
 		f->n[images.label[i]]++;
 	for (int k = 0; k < nclass; k++) {
 		f->of[k] = ecalloc(f->n[k] + 1, sizeof **f->of);
+		most = MAX(most, f->n[k]);
 		f->n[k] = 0;
 	}
+	f->per_class = (int)MIN(per_class, most);
 	for (int64_t i = 0; i < images.n; i++) {
 		int64_t k = images.label[i];
 		f->of[k][f->n[k]++] = i;

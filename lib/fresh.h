@@ -8,7 +8,7 @@
 
 struct fresh {
 	struct source images;
-	int per_class;       /* drawn at a time */
+	int per_class;       /* drawn at a time, at most: as was asked, or all of the largest class */
 	int64_t **of, *n;    /* (nclass): the images of a class, and how many there are */
 	int nclass;
 };

@@ -109,7 +109,7 @@ begin_measuring()
 	student_of=(--threads $((threads > student_jobs ? threads / student_jobs : 1)) "${precise[@]}")
 	student_jobs=${slots:-$student_jobs}
 	rows=() hard_results=() soft_results=() labelled=()
-	historic="pool initial units cut hard labels soft"
+	historic="pool initial units thinned hard labels soft"
 	heavy="pool units labels"
 	training=$out/01-train.ts
 	load_data

@@ -93,6 +93,17 @@ done_again()
 	[ "$(done_again other.err | wc -l)" -eq 8 ]
 }
 
+@test "another cut of one set, with the same history, is another set" {
+	synth-init -i 2 --unit 10 -o two.ts <train.ts
+	tscut -u 0 -o one.ts two.ts
+	[ "$(tsinfo --history --json one.ts)" = "$(tsinfo --history --json two.ts)" ]
+	run_into cuts one.ts val.ts
+	run_into cuts two.ts val.ts
+	run_into anew two.ts val.ts
+	cmp cuts/table.tsv anew/table.tsv
+	[ "$(done_again cuts.err | grep -c student)" -eq 4 ]
+}
+
 @test "without random its column is empty; a student that fails ends all without a table" {
 	run_into alone noise.ts val.ts
 	[ "$(cut -f 4,5 alone/table.tsv | sort -u | tr '\t\n' '  ')" = "- - random random_sd " ]

@@ -173,6 +173,29 @@ print(2 + len(tstream.read('$f')[1]))")" ]
 	[ -z "$(ls out)" ]
 }
 
+@test "a pool through a pipe that has a name, and names that are not ASCII, with pax headers too" {
+	"${PYTHON:-/usr/bin/python3}" - <<-'END'
+	import io, tarfile
+	src = tarfile.open("pool.tar")
+	data = src.extractfile("0/1.ts").read()
+	line = src.extractfile("MANIFEST").read().splitlines()[0].decode()
+	for out, form, name in (("pax.tar", tarfile.PAX_FORMAT, "a/\u00e9.ts"), ("accent.tar", tarfile.GNU_FORMAT, "\u00e9/1.ts")):
+	    tar = tarfile.open(out, "w", format=form, encoding="utf-8")
+	    for n, b in (name, data), ("MANIFEST", line.replace("0/1.ts", name).encode() + b"\n"):
+	        info = tarfile.TarInfo(n)
+	        info.size = len(b)
+	        tar.addfile(info, io.BytesIO(b))
+	    tar.close()
+	END
+	tsinfo <(cat pool.tar) | grep -q '0/4.ts'
+	for p in pax.tar accent.tar; do
+		tsinfo $p | grep -q 'é'
+		bnstats -p $p | tsinfo --history | grep -q bnstats
+		bnstats -p $p -o of.ts
+		synth-step -p $p -s of.ts -N 1 <init.ts | tsinfo --history | grep -q 'train-ckpt'
+	done
+}
+
 @test "-o and standard output get the same bytes" {
 	for c in "${commands[@]}"; do
 		[[ $c != evaluate* ]] || continue # its lines have the seconds that it took

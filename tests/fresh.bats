@@ -66,6 +66,12 @@ setup()
 	true
 }
 
+@test "a real batch of all, however many that may be" {
+	(ulimit -v 3000000 && dm -N 2 --real-batch 1000000 -o all.ts <classes.ts)
+	dm -N 2 --real-batch 1000 -o many.ts <classes.ts
+	[ "$(tscut --frames 0 all.ts | tail -c 3000 | head -c 2000 | cksum)" = "$(tscut --frames 0 many.ts | tail -c 3000 | head -c 2000 | cksum)" ]
+}
+
 @test "more teachers than plans that stay alive" {
 	tscut -u 2 classes.ts >two.ts
 	dm -N 40 -o whole.ts <two.ts

@@ -279,6 +279,19 @@ setup()
 	cmp jobs/distilled.ts post/distilled.ts
 }
 
+@test "post: another base of the same history is pruned anew" {
+	train-ckpt -a convnet2-8 -e 2 -b 50 --lr 0.02 -o two.tar <first/01-train.ts
+	mkdir of-two
+	tar xf two.tar -C of-two
+	for k in 1 2; do
+		run_into base --pool post --base of-two/0/$k.ts --members 2 --whole-steps 0
+		cp base/02-pruned.tar pruned$k.tar
+	done
+	run -1 cmp -s pruned1.tar pruned2.tar
+	done_again base.err | grep -q '^pruning'
+	done_again base.err | grep -q '^synthesis'
+}
+
 @test "both: the two pools, the base and the random images in one table" {
 	run_into both --pool both --members 2
 	cmp both/02-pool-prior.tar first/02-pool.tar

@@ -81,6 +81,13 @@ check()
 	END
 }
 
+@test "pruned twice, the history says it twice" {
+	prune -n 1 -r 0.3 <base.ts >work/once.tar
+	prune -n 1 -r 0.3 -i work/once.tar >work/twice.tar
+	[ "$(tsinfo --history --json work/twice.tar | grep -o '"prune"' | wc -l)" -eq 2 ]
+	[ "$(tsinfo --history --json work/twice.tar)" = "$(prune -n 1 -r 0.3 -i work/once.tar --header | tsinfo --history --json)" ]
+}
+
 @test "the same seed gives the same bytes, member by member, from a file or a pool of one" {
 	prune -i base.ts | cmp - nine.tar
 	for k in 0 4 8; do

@@ -141,6 +141,24 @@ says()
 	run -1 says curves.html "3: 7"
 }
 
+@test "epochs beyond counting are drawn, with an end" {
+	mkdir -p far/log
+	for x in 100000000000000000 100000000000000016 100000000000000032; do
+		printf '{"event": "epoch", "epoch": %s, "loss": 1.5}\n' $x
+	done >far/log/pool.json
+	cp run/table.tsv far
+	timeout 20 report far >far.html
+	[ "$(stat -c %s far.html)" -lt 100000 ]
+}
+
+@test "a result whose figure is not the last epoch's is a result" {
+	mkdir -p best
+	(cd run && evaluate -a convnet2-8-in -t 01-test.ts --protocol hard-dsa --steps 6 -b 10 --report best <distilled.ts) >best/table.tsv
+	[ "$(head -n 1 best/table.tsv | tr '\t' '\n' | wc -l)" -ge 7 ]
+	report best >best.html
+	says best.html "accuracy, %" "network"
+}
+
 @test "many curves are their mean and range" {
 	mkdir -p units/log
 	for unit in 0 1 2 3 4 5 6 7; do

@@ -39,7 +39,7 @@ claim()
 	jq -e '.protocol.name == "hard-dsa" and .protocol.steps == 4' rows/sample/base.json
 	jq -r '.made[]' rows/sample/decay-1e-4-real.json >made
 	grep -q '^synth-step .*--wd 1e-4 .*<real-1.ts -o decay-1e-4-real.ts$' made
-	grep -q '^load-images .*# .*--data [0-9a-f]\{16\}$' made
+	grep -q '^load-images .*# .*--data [0-9a-f]\{16\} --classes [0-9a-f]\{16\}$' made
 	jq -r '.history[][]' rows/sample/decay-1e-4-real.json >history
 	grep -q 'synth-init .* | synth-step .*--wd 0.0001' history
 	jq -e '.cost["pool-run.tar"].seconds > 0 and .cost["base.ts"].peak > 0' rows/sample/base.json
@@ -63,6 +63,7 @@ claim()
 	rm elsewhere/sample/base.json
 	RESULTS_OUT=out RESULTS_ROWS=elsewhere RESULTS_SETTINGS=settings "$root/pipelines/results/run" decay/sample 2>again
 	[ "$(grep -vc ': there$' again)" -eq 1 ] # the row
+	RESULTS_ROWS=elsewhere RESULTS_SETTINGS=settings "$root/pipelines/results/table" sample | grep -q '±'
 	[ "$(jq -c '[.made, .accuracy]' elsewhere/sample/base.json)" = "$(jq -c '[.made, .accuracy]' rows/sample/base.json)" ]
 }
 
@@ -158,9 +159,28 @@ claim()
 	[ "$(tsinfo --json <out/sample-val/train.ts | jq .images)" -eq 5400 ]
 }
 
+@test "an interrupted run ends its claim" {
+	local pid
+
+	echo "epochs=1000" >extra
+	(RESULTS_OUT=$PWD/stopped RESULTS_ROWS=$PWD/none exec "$root/pipelines/results/run" decay/sample) 2>again 3>&- &
+	pid=$!
+	until pgrep -f "train-ckpt .*$PWD/stopped" >/dev/null; do sleep 0.05; done
+	kill -TERM $pid
+	run -130 wait $pid
+	run ! pgrep -f "train-ckpt .*$PWD/stopped"
+}
+
+@test "search writes nothing where nothing was measured" {
+	cp settings mine
+	RESULTS_SETTINGS=$PWD/mine DATA=$PWD/none run -1 claim search --write cifar10
+	cmp settings mine
+}
+
 @test "what is not there is skipped; when the time is over, that is said" {
 	DATA=$PWD/none claim decay cifar10 2>again
 	grep -q 'cifar10: not in .*none, skipped' again
+	status=1 claim run decay/sample # a variable of the user's
 	RESULTS_HOURS=0 claim run decay/sample 2>again
 	grep -q '0 hours are over' again
 	run -2 claim decay
