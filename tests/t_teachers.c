@@ -95,7 +95,7 @@ static void test_misfits(struct buf b)
 	header_set_classes(images, other, 2);
 	refused("another class", read_teachers, b.p, b.len, "'boot'");
 	header_set_classes(images, twice, 2);
-	refused("a class twice", read_teachers, b.p, b.len, "'boot'");
+	refused("a class twice", read_teachers, b.p, b.len, "class 'bag' stands twice");
 	val_drop(images, "classes");
 	refused("no classes", read_teachers, b.p, b.len, "no classes");
 	val_free(images);
