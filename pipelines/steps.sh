@@ -407,11 +407,11 @@ stage()
 	printf '  %-30s %7s\n' "$1" "$(seconds "${@:2}")"
 }
 
-# quiet: what jobs say, without GNU parallel's own words on the job that failed, which has said why itself
+# quiet: what jobs say, up to the first that failed, which has said why itself: neither GNU parallel's own words on it,
+# nor what others say that failed at the same moment
 quiet()
 {
-	awk '/^parallel: This job failed:$/ { getline; next } /^parallel: (Starting no more jobs|SIG)/ { next }
-		{ print; fflush() }'
+	awk '/^parallel: This job failed:$/ { failed = 1 } !failed && !/^parallel: (Starting no more jobs|SIG)/ { print; fflush() }'
 }
 
 # as_told COMMAND: a job of GNU parallel, which would take {} and its like in words of the command itself for its own

@@ -196,6 +196,17 @@ setup()
 	[ "$(sort stamps | uniq -d)" = "$(realpath idx/train-images.idx3-ubyte.gz)" ]
 }
 
+@test "of jobs that fail at the same moment the first alone says why" {
+	(
+		out=. here=$root/pipelines
+		# shellcheck source=../pipelines/steps.sh
+		. "$root/pipelines/steps.sh"
+		printf '%s\n' 'one: done' 'two: no space' 'parallel: This job failed:' 'job two' 'three: no space' \
+			'parallel: This job failed:' 'job three' | quiet
+	) >said
+	[ "$(cat said)" = $'one: done\ntwo: no space' ]
+}
+
 @test "work that is half done is found again in a folder with brackets" {
 	(
 		out="half [done]" here=$root/pipelines

@@ -167,7 +167,9 @@ claim()
 	pid=$!
 	until pgrep -f "train-ckpt .*$PWD/stopped" >/dev/null; do sleep 0.05; done
 	kill -TERM $pid
-	wait $pid || true
+	status=0
+	wait $pid || status=$?
+	[ "$status" -eq 130 ]
 	run ! pgrep -f "train-ckpt .*$PWD/stopped"
 }
 
