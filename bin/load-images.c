@@ -360,31 +360,35 @@ static void measured(struct norm *n, const struct set *set)
 	}
 }
 
-static char *data_digest(const struct set *set)
+static struct val *digest_of(struct buf *b)
+{
+	char *hex = eprintf_str("%016llx", (unsigned long long)XXH3_64bits(b->p, b->len));
+	struct val *v = val_str(hex);
+
+	free(hex);
+	buf_free(b);
+	return v;
+}
+
+static struct val *data_digest(const struct set *set)
 {
 	struct buf b = { 0 };
-	char *hex;
 
 	for (int64_t i = 0; i < set->n; i++) {
 		uint64_t pair[2] = { set->im[i].label, set->im[i].hash[set->c == 3] };
 
 		buf_put(&b, pair, sizeof pair);
 	}
-	hex = eprintf_str("%016llx", (unsigned long long)XXH3_64bits(b.p, b.len));
-	buf_free(&b);
-	return hex;
+	return digest_of(&b);
 }
 
-static char *names_digest(const struct set *set)
+static struct val *names_digest(const struct set *set)
 {
 	struct buf b = { 0 };
-	char *hex;
 
 	for (int i = 0; i < set->nclass; i++)
 		buf_put(&b, set->classes[i], strlen(set->classes[i]) + 1);
-	hex = eprintf_str("%016llx", (unsigned long long)XXH3_64bits(b.p, b.len));
-	buf_free(&b);
-	return hex;
+	return digest_of(&b);
 }
 
 /* Labels are told apart by them: in other filters, and in JSON, which has UTF-8 alone. */
@@ -406,7 +410,6 @@ static struct val *make_header(const struct set *set, const struct source *src, 
 {
 	struct val *h = header_new("images"), *args = val_map();
 	struct norm norm = { .channels = set->c };
-	char *data = data_digest(set), *names = names_digest(set);
 
 	if (o->nmean)
 		given(&norm, "--mean, --std", o->mean, o->std, o->nmean);
@@ -428,15 +431,13 @@ static struct val *make_header(const struct set *set, const struct source *src, 
 	if (o->encoded)
 		val_put(args, "encoded", val_bool(true));
 	val_put(args, "images", val_int(set->n));
-	val_put(args, "data", val_str(data));
-	val_put(args, "classes", val_str(names));
+	val_put(args, "data", data_digest(set));
+	val_put(args, "classes", names_digest(set));
 	if (o->nmean || src->channels == set->c) { /* else it follows from the pixels */
 		val_put(args, "mean", val_copy(val_get(h, "mean")));
 		val_put(args, "std", val_copy(val_get(h, "std")));
 	}
 	history_add(h, progname, args);
-	free(data);
-	free(names);
 	return h;
 }
 

@@ -118,17 +118,25 @@ static int open_tmp(struct outfile *o, const char *path, char err[ERRLEN])
 	return fd;
 }
 
-void eout_probe(const char *path)
+int out_probe(const char *path, char err[ERRLEN])
 {
 	struct outfile o;
 	struct stat st;
-	char err[ERRLEN];
 
 	if (!path || !strcmp(path, "-") || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
-		return;
+		return 0;
 	if (out_open(&o, path, err) < 0)
-		die("%s", err);
+		return -1;
 	out_abort(&o);
+	return 0;
+}
+
+void eout_probe(const char *path)
+{
+	char err[ERRLEN];
+
+	if (out_probe(path, err) < 0)
+		die("%s", err);
 }
 
 int out_open(struct outfile *o, const char *path, char err[ERRLEN])

@@ -158,11 +158,10 @@ int state_resume(struct state *s, const char *path, struct val *mine, char err[E
 	int rc = 1;
 
 	if (access(path, F_OK) < 0 && errno == ENOENT) {
-		eout_probe(path);
-		*s = state_new();
-		for (size_t i = 0; i < mine->map.len; i++)
+		if (!(rc = out_probe(path, err)))
+			*s = state_new();
+		for (size_t i = 0; !rc && i < mine->map.len; i++)
 			val_put(s->header, mine->map.key[i], val_copy(mine->map.item[i]));
-		rc = 0;
 	} else if (state_read(s, path, err) < 0)
 		rc = -1;
 	else if (check_same(s->header, mine, path, err) < 0) {

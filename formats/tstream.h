@@ -24,8 +24,9 @@ struct ts_reader {
 /* Opens a file (NULL or "-": standard input), reads and checks the header. want is the expected kind ("images",
  * "checkpoint", "stats", "recipes"; NULL: any). -1: err says why, reader needs no close. */
 int ts_open(struct ts_reader *r, const char *path, const char *want);
+/* A stream may begin with this byte: a msgpack map does, the name of a tar's first member not. */
+bool ts_begins(int c);
 /* The same over a FILE or over memory; name is for messages. The reader does not close fp. */
-bool ts_begins(int c); /* a stream begins with this byte: a msgpack map does, the name of a tar's first member not */
 int ts_open_file(struct ts_reader *r, FILE *fp, const char *name, const char *want);
 int ts_open_mem(struct ts_reader *r, const void *p, size_t n, const char *name, const char *want);
 
@@ -70,8 +71,9 @@ struct outfile {
 	FILE *fp;
 	char *path, *tmp; /* NULL: standard output */
 };
-/* A path that cannot be written is known before the work: dies of it. NULL and what is no plain file are not tried. */
-void eout_probe(const char *path);
+/* -1 and err where out_open would fail: known before the work. NULL and what is no plain file are not tried. */
+int out_probe(const char *path, char err[ERRLEN]);
+void eout_probe(const char *path); /* dies of it */
 int out_open(struct outfile *o, const char *path, char err[ERRLEN]);
 int out_finish(struct outfile *o, char err[ERRLEN]);
 void out_abort(struct outfile *o);

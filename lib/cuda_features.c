@@ -145,12 +145,10 @@ static struct device_features *with_sizes(const struct synth_opts *o, const stru
 	struct device_features *f = ecalloc(1, sizeof *f);
 	const struct fresh *from = o->fresh;
 
-	*f = (struct device_features){ .o = o, .batch = batch, .lanes = lanes, .per = 1,
-		.most = MIN(batch, from->nclass) };
+	*f = (struct device_features){ .o = o, .batch = batch, .lanes = lanes,
+		.per = from->per_class, .most = MIN(batch, from->nclass) };
 	memcpy(f->chw, t[0].net->chw, sizeof f->chw);
 	f->nplace = synth_matched(o, nteacher) + MIN(o->predict, o->prior);
-	for (int i = 0; i < from->nclass; i++)
-		f->per = MAX(f->per, MIN(from->per_class, (int)from->n[i]));
 	f->together = MIN(MAX(1, TOGETHER / (f->chw[1] * f->chw[2]) / f->per), f->most);
 	return f;
 }

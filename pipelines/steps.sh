@@ -3,8 +3,10 @@
 #
 # A step makes one file whole or not at all. It is done when the file is intact and is the one wanted. What that is, a
 # command listed in $historic says itself: run with header=--header it writes to $to what its output's history would be.
-# For all others it is their words and what they are made from. Of a step there is in log/ (KEY: the output's name)
-#	KEY.made     how it was called and, without a history, what it was made from and the digest of what it made
+# For all others it is their words and what they are made from. What comes from elsewhere counts by its bytes as well:
+# streams that were cut or joined have the history of the whole. Of a step there is in log/ (KEY: the output's name)
+#	KEY.made     how it was called and, without a history, what it was made from and the digest of what it made;
+#	             with one, the digests of what came from elsewhere
 #	KEY.seen     size, time and inode of the file when it was last read whole, and what it said then
 #	KEY.seconds  how long it took
 #	KEY.usage    seconds and peak memory of every program in it
@@ -176,6 +178,18 @@ made_from()
 	done
 }
 
+# bytes_of FILE...: a line for each that comes from elsewhere, whatever its name; $own files are known in their own way
+bytes_of()
+{
+	local file is
+
+	for file; do
+		[[ $file != "$out"/* && " ${own[*]} " != *" $file "* ]] || continue
+		is=$(digest "$file") || return
+		echo "bytes $is"
+	done
+}
+
 # step_words COMMAND...: what the result depends on, a line a word. How many threads did it, and where it lies, is not.
 step_words()
 {
@@ -229,7 +243,7 @@ why_again()
 	local old new said file
 
 	[ -e "$1" ] || return 0
-	old=$(grep -v '^from \|^made ' "$1") || true
+	old=$(grep -v '^from \|^made \|^bytes ' "$1") || true
 	new=$(step_words "${command[@]}")
 	said=$(changed_options "$old" "$new")
 	if [ -z "$said" ] && [ ! -e "$output" ]; then
@@ -254,7 +268,7 @@ fresh()
 
 	look_at "$output" || return 1
 	if [ -n "$foretold" ]; then
-		[ "$had" = "$wanted" ]
+		[ "$had" = "$wanted" ] && [ "$(sed -n '/^bytes /p' "$record" 2>/dev/null)" = "$bytes" ]
 	else
 		# Without the line the step was ended between its output and its record.
 		[ -e "$record" ] && [ "$(grep -v '^made ' "$record")" = "$wanted" ] &&
@@ -272,7 +286,7 @@ prepare_step()
 		shift
 	done
 	shift
-	command=("$@") key=${output#"$out"/} foretold=''
+	command=("$@") key=${output#"$out"/} foretold='' bytes=''
 	key=${key//\//-}
 	if [[ " $historic " == *" $1 "* ]]; then
 		foretold=1
@@ -280,10 +294,11 @@ prepare_step()
 		*.json) wanted=$(to=- header=--header "$@" | json_history) || exit ;;
 		*) wanted=$(to=- header=--header "$@" | tsinfo --history --json) || exit ;;
 		esac
+		bytes=$(bytes_of "${inputs[@]}") || exit
 	else
 		wanted=$(step_words "$@" && made_from "${inputs[@]}") || exit
 	fi
-	partial=$(sha256sum <<<"$wanted") || exit
+	partial=$(sha256sum <<<"$wanted$bytes") || exit
 	partial=$out/partial/$key-${partial:0:12}
 	if fresh; then
 		say "$doing: there"
@@ -302,6 +317,7 @@ prepare_step()
 	mkdir -p "$partial" "$(dirname "$output")"
 	if [ -n "$foretold" ]; then
 		step_words "$@"
+		[ -z "$bytes" ] || echo "$bytes"
 	else
 		printf '%s\n' "$wanted"
 	fi | save "$log/$key.made"

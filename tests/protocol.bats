@@ -97,6 +97,23 @@ students() # everything that repeats of a student's line
 	END
 }
 
+@test "halves change places as often as is asked, across and down by themselves; without, nothing is drawn for it" {
+	cutmix -e 20 -b 50 --swap 0.25 <distilled.ts >work/swap.ts
+	cutmix -e 20 -b 50 --swap 0 <distilled.ts >work/none.ts
+	cutmix -e 20 -b 50 <distilled.ts | cmp - work/none.ts
+	python <<-'END'
+	import numpy as np
+	def swaps(path):
+	    all = msgpack.Unpacker(open(path, "rb"), object_hook=msgpack_numpy.decode, max_buffer_size=1 << 30)
+	    return [f["swap"] for f in all if "swap" in f and "index" in f]
+	assert not swaps("work/none.ts")
+	s = np.concatenate(swaps("work/swap.ts"))
+	assert len(s) == 2000, len(s)
+	share = np.bincount(s, minlength=4) / len(s)
+	assert abs(share - [0.5625, 0.1875, 0.1875, 0.0625]).max() < 0.035, share # four deviations
+	END
+}
+
 @test "evaluate takes the recipes' protocol; another one that is asked for wins, and that is said" {
 	evaluate -a convnet1-8 -t val.ts --json <rded.ts >work/theirs 2>work/said
 	[ ! -s work/said ]
