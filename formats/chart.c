@@ -61,12 +61,12 @@ static int decimals(double step)
 	return step >= 1 ? 0 : (int)fmin(9, ceil(-log10(step) - 1e-9));
 }
 
-/* How many ticks there are from the first on; what is too large to be counted has few. */
+/* How many ticks there are from the first on. They are counted: to a large number a step may add nothing. */
 static int ticks(const struct axis *a, double first)
 {
 	double n = floor((a->hi - first) / a->step + 1e-6);
 
-	return n >= 0 ? (int)fmin(n, 20) + 1 : 0;
+	return n >= 0 ? (int)n + 1 : 0;
 }
 
 static void draw_axes(FILE *fp, const struct axis *x, const struct axis *y, const char *xname)

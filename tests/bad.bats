@@ -119,7 +119,8 @@ bad()
 		mv killed err
 		verdict $status "a killed stage before it" "$name" || failed=$((failed + 1))
 	fi
-	[ "$n" -ge 15 ] && [ "$failed" -eq 0 ]
+	[ "$n" -ge 15 ] || return
+	[ "$failed" -eq 0 ]
 }
 
 # misfit NAME COMMAND WORDS FILE...: each whole file by itself is readable, and refused with the words
@@ -259,7 +260,8 @@ others=(other-channels.ts other-size.ts other-classes.ts other-names.ts)
 	mkdir -p folder/a folder/b
 	cp 00000000.png folder/a
 	cp 00000001.png folder/b
-	load-images -o out/x folder && rm out/x
+	load-images -o out/x folder
+	rm out/x
 	mkdir folder/c
 	fails "c" load-images -o out/x folder
 	echo 'This is no picture.' >folder/c/x.png

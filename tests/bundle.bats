@@ -141,7 +141,9 @@ object()
 }
 
 @test "the same bytes at another time, under another umask; NVIDIA's libraries where they are asked for" {
-	pack one && touch "$root/build/bundle/tree/build/bin/tscat" && (umask 077 && TZ=Asia/Tokyo pack two)
+	pack one
+	touch "$root/build/bundle/tree/build/bin/tscat"
+	(umask 077 && TZ=Asia/Tokyo pack two)
 	cmp one/*.tar.xz two/*.tar.xz
 	mkdir -p toolkit/lib64
 	for library in libcudnn.so.9 libcudnn_ops.so.9 libcublasLt.so.13 libcublas.so.13; do

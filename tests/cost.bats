@@ -29,7 +29,8 @@ counted()
 	[ -n "$want" ]
 	percent=$((100 * (got - want) / want))
 	if grep -q "^$1	.*	$compiler\$" "$table"; then
-		[ "$((100 * got))" -le "$((103 * want))" ] && [ "$((100 * got))" -ge "$((97 * want))" ]
+		[ "$((100 * got))" -le "$((103 * want))" ]
+		[ "$((100 * got))" -ge "$((97 * want))" ]
 	else
 		echo "another compiler: $percent %"
 		[ "$percent" -le 15 ]

@@ -37,7 +37,8 @@ without()
 	fails "$words" env "$@" bnstats --device cuda -p pool.tar --classwise -o out.ts <train.ts
 	fails "$words" env "$@" evaluate --device cuda -p pool.tar -t val.ts
 	fails "$words" env "$@" TEDDY_DEVICE=cuda bnstats -p pool.tar --classwise -o out.ts <train.ts
-	[ ! -e out.ts ] && [ ! -e out.tar ]
+	[ ! -e out.ts ]
+	[ ! -e out.tar ]
 	env "$@" synth-step --device auto -p pool.tar -s stats.ts -N 3 -o auto.ts <init.ts 2>said
 	[ ! -s said ]
 	cmp auto.ts cpu.ts
@@ -109,7 +110,8 @@ fit()
 		train-ckpt --device cuda -a convnet2-16 -e 1 -b 200 -o out.tar <train.ts
 	fit=$(fit)
 	echo "$fit fit"
-	[ "$fit" -gt 1 ] && [ "$fit" -lt 200 ]
+	[ "$fit" -gt 1 ]
+	[ "$fit" -lt 200 ]
 	EMU_MEMORY=16000000 train-ckpt --device cuda -a convnet2-16 -e 1 -b "$fit" -o out.tar <train.ts
 	[ -s out.tar ]
 }
@@ -122,7 +124,8 @@ fit()
 		-o out.ts <large.ts
 	fit=$(fit)
 	echo "$fit fit"
-	[ "$fit" -gt 10 ] && [ "$fit" -lt 100 ]
+	[ "$fit" -gt 10 ]
+	[ "$fit" -lt 100 ]
 	[ ! -e out.ts ]
 	synth-init -i 20 --unit "$((fit / 10 * 10))" <train.ts | tscut -u 0 -o fits.ts
 	EMU_MEMORY=20000000 step --device cuda -n 1 -o out.ts <fits.ts

@@ -416,5 +416,7 @@ accuracy() # of the mean line
 			(cd work && ln -sf ../*.ts ../pool.tar . && bash -e -o pipefail -c "$line" </dev/null >/dev/null)
 		done <work/examples
 	done
-	[ -s work/init.ts ] && [ -s work/noise.ts ] && [ -s work/labelled.ts ]
+	[ -s work/init.ts ]
+	[ -s work/noise.ts ]
+	[ -s work/labelled.ts ]
 }

@@ -247,7 +247,8 @@ print(2 + len(tstream.read('$f')[1]))")" ]
 	ln -s far/y.ts out/link.ts
 	ln -s link.ts out/second.ts
 	tscut -i 0 -o out/second.ts train.ts
-	[ -L out/second.ts ] && [ -L out/link.ts ]
+	[ -L out/second.ts ]
+	[ -L out/link.ts ]
 	cmp out/far/y.ts out/x.ts
 	ln -s loop.ts out/loop.ts
 	refused "out/loop.ts" "tscut -i 0 -o out/loop.ts train.ts"

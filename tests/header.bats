@@ -146,7 +146,8 @@ equal_but()
 		# shellcheck disable=SC2086
 		step -N 40 $o --header <init.ts 2>work/said | cmp - ref.ts
 	done
-	[ ! -e work/state ] && [ ! -s work/log ]
+	[ ! -e work/state ]
+	[ ! -s work/log ]
 	evaluate -a convnet1-8 -t val.ts --epochs 1 --header <init.ts >work/a
 	evaluate -a convnet1-8 -t train.ts --epochs 1 --header <init.ts >work/b
 	evaluate -a convnet1-8 -t val.ts --epochs 1 --lr 0.5 --header <init.ts >work/c

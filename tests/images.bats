@@ -368,5 +368,7 @@ END
 			bash -o pipefail -c "$line" </dev/null >/dev/null
 		done <examples
 	done
-	[ -s two.png ] && [ -s all.png ] && [ -d distilled ]
+	[ -s two.png ]
+	[ -s all.png ]
+	[ -d distilled ]
 }

@@ -305,7 +305,9 @@ assert len(x) == len(y) and all(list(f) == list(g) and all(np.array_equal(f[k], 
 		if [ "$status" -eq 0 ]; then
 			tsinfo out >/dev/null
 		else
-			[ "$status" -eq 1 ] && [ "$(printf '%s\n' "$stderr" | wc -l)" -eq 1 ] && [ ! -e out ]
+			[ "$status" -eq 1 ]
+			[ "$(printf '%s\n' "$stderr" | wc -l)" -eq 1 ]
+			[ ! -e out ]
 		fi
 		rm -f out
 	done

@@ -174,7 +174,8 @@ setup()
 	mkdir shared/notes
 	touch shared/notes/.draft.tmp shared/.notes.tmp shared/.distilled.ts.4711.tmp
 	run_into shared
-	[ -e shared/notes/.draft.tmp ] && [ -e shared/.notes.tmp ]
+	[ -e shared/notes/.draft.tmp ]
+	[ -e shared/.notes.tmp ]
 	[ ! -e shared/.distilled.ts.4711.tmp ] # of a filter that was killed
 }
 
