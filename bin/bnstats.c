@@ -60,7 +60,7 @@ static void parse(struct options *o, int argc, char **argv)
 {
 	enum { RECOMPUTE = 256, CLASSWISE, RUNNING, CROP, FLIP, DSA };
 	static const struct option longs[] = {
-		CLI_LONG, { "recompute", 0, NULL, RECOMPUTE }, { "classwise", 0, NULL, CLASSWISE },
+		CLI_LONG, CLI_RUN_LONG, { "recompute", 0, NULL, RECOMPUTE }, { "classwise", 0, NULL, CLASSWISE },
 		{ "running", 0, NULL, RUNNING }, { "crop", 1, NULL, CROP }, { "flip", 1, NULL, FLIP },
 		{ "dsa", 1, NULL, DSA }, { 0 }
 	};

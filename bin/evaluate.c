@@ -69,7 +69,7 @@ static void parse(struct options *o, int argc, char **argv)
 {
 	enum { JSON = 256, PROTOCOL };
 	static const struct option longs[] = {
-		CLI_LONG, PROTO_LONG, { "json", 0, NULL, JSON }, { "protocol", 1, NULL, PROTOCOL }, { 0 }
+		CLI_LONG, CLI_RUN_LONG, PROTO_LONG, { "json", 0, NULL, JSON }, { "protocol", 1, NULL, PROTOCOL }, { 0 }
 	};
 	struct protocol scratch = *protocol_for(FEED_IMAGES);
 	int c;

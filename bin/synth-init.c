@@ -72,7 +72,7 @@ static void parse(struct options *o, int argc, char **argv)
 {
 	enum { FROM = 256, UNIT, ORDER };
 	static const struct option longs[] = {
-		CLI_LONG, { "from", 1, NULL, FROM }, { "unit", 1, NULL, UNIT }, { "order", 1, NULL, ORDER }, { 0 }
+		CLI_LONG, CLI_RUN_LONG, { "from", 1, NULL, FROM }, { "unit", 1, NULL, UNIT }, { "order", 1, NULL, ORDER }, { 0 }
 	};
 	int c;
 

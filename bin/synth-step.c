@@ -107,7 +107,7 @@ static void parse(struct job *j, int argc, char **argv)
 		{ "prior", 1, NULL, PRIOR }, { "prior-teachers", 1, NULL, PRIOR_TEACHERS }, { "opt", 1, NULL, OPT },
 		{ "momentum", 1, NULL, MOMENTUM }, { "no-clamp", 0, NULL, NO_CLAMP }, { "aug-each", 1, NULL, AUG_EACH },
 		{ "state", 1, NULL, STATE }, { "save-every", 1, NULL, SAVE_EVERY },
-		CLI_LONG, { 0 }
+		CLI_LONG, CLI_RUN_LONG, { 0 }
 	};
 	struct synth_opts *o = &j->opt;
 	const char *rest;

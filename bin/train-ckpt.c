@@ -95,7 +95,7 @@ static void parse(struct options *o, int argc, char **argv)
 {
 	enum { LR = 256, STATE, ONLY, STALE };
 	static const struct option longs[] = {
-		CLI_LONG, COURSE_LONG, { "lr", 1, NULL, LR }, { "state", 1, NULL, STATE }, { "only", 1, NULL, ONLY },
+		CLI_LONG, CLI_RUN_LONG, COURSE_LONG, { "lr", 1, NULL, LR }, { "state", 1, NULL, STATE }, { "only", 1, NULL, ONLY },
 		{ "no-recalibrate", 0, NULL, STALE }, { 0 }
 	};
 	const char *epochs = NULL, *lr = NULL;

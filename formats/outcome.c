@@ -214,6 +214,20 @@ static void read_about(struct artefact *a, struct archive *tar, int64_t size)
 	free(text);
 }
 
+/* A tar ends in two blocks of zeros; to libarchive one that was cut where a member ends is whole. */
+static bool has_end(const char *path)
+{
+	enum { END = 1024 };
+	static const char zeros[END];
+	char end[END];
+	FILE *fp = fopen(path, "r");
+	bool has = fp && fseek(fp, -END, SEEK_END) == 0 && fread(end, END, 1, fp) == 1 && !memcmp(end, zeros, END);
+
+	if (fp)
+		fclose(fp);
+	return has;
+}
+
 /* A pool, or else images: what the first member's name says. */
 static int read_tar_file(struct artefact *a, const char *path, char err[ERRLEN])
 {
@@ -240,6 +254,8 @@ static int read_tar_file(struct artefact *a, const char *path, char err[ERRLEN])
 		return read_pool(a, path, err);
 	if (rc != ARCHIVE_EOF)
 		return -1;
+	if (!has_end(path))
+		return fail(err, "cut short");
 	a->what = join(estrdup("archive"), plural(images, "image", "images"));
 	return 0;
 }

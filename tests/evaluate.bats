@@ -392,6 +392,7 @@ accuracy() # of the mean line
 @test "command lines" {
 	for line in "synth-init" "synth-init -i 0" "synth-init -i 1 --order none" "synth-init -i 1 file" \
 		"softlabel" "softlabel -p -" "softlabel -p pool.tar --top 2 --u8" "softlabel -p pool.tar --mean both" \
+		"softlabel -p pool.tar --seed 1" "softlabel -p pool.tar --log log" \
 		"evaluate -t val.ts" "evaluate -a convnet3" "evaluate -a convnet3 -p pool.tar -t val.ts" \
 		"evaluate -a convnet3 -t val.ts --protocol worst" "evaluate -a convnet3 -t val.ts --sched slow" \
 		"evaluate -a convnet3 -t val.ts --dsa blur" "evaluate -a convnet3 -t val.ts --t2 maybe" \

@@ -99,6 +99,7 @@ END
 	run -2 likeness <val.ts
 	run -2 likeness -p pool.tar extra <val.ts
 	run -2 likeness -p pool.tar --header <val.ts
+	run -2 likeness -p pool.tar --seed 1 <val.ts
 	run -1 likeness -p none.tar <val.ts
 	run -1 likeness -p pool.tar <pool.tar
 	head -c 3000 val.ts >short.ts
