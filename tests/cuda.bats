@@ -84,7 +84,8 @@ ran()
 	step -N 4 -n 3 --device cuda <init.ts | step -N 4 -n 1 --device cuda -o resumed.ts
 	cmp whole.ts resumed.ts
 	for u in 2 0 1; do
-		tscut -u "$u" init.ts | EMU_ORDER=reverse EMU_STREAMS=late step -N 4 --device cuda -o "part-$u.ts"
+		order=shuffle && [ "$u" -gt 0 ] || order=reverse
+		tscut -u "$u" init.ts | EMU_ORDER=$order EMU_STREAMS=late step -N 4 --device cuda -o "part-$u.ts"
 	done
 	tscat -o parts.ts part-*.ts
 	cmp whole.ts parts.ts
@@ -234,8 +235,8 @@ export -f fresh
 		ran what 10 match_means
 		ran what 10 class_means
 		# shellcheck disable=SC2086
-		fresh $options -N 5 -n 2 --device cuda <units.ts | EMU_ORDER=reverse EMU_STREAMS=late fresh $options -N 5 --device cuda |
-			cmp - other.ts
+		EMU_ORDER=shuffle EMU_STREAMS=late fresh $options -N 5 -n 2 --device cuda <units.ts |
+			EMU_ORDER=reverse EMU_STREAMS=late fresh $options -N 5 --device cuda | cmp - other.ts
 	done
 }
 

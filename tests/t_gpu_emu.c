@@ -257,6 +257,34 @@ static int forgotten_wait(bool forgotten)
 	return at(y) != 10;
 }
 
+/* Two streams, of a graph or by themselves, that each keep a value in scratch memory for a moment, in one or in two places. */
+static int scratch(bool graph, bool shared)
+{
+	float in[] = { 1, 1, 0, 0 }, out[4], *x = device(in, sizeof in), *y = device(in, sizeof in);
+	cudaStream_t stream[2];
+	cudaEvent_t begun, ended;
+	cudaGraph_t g;
+	cudaGraphExec_t e;
+
+	for (int i = 0; i < 2; i++)
+		cudaStreamCreateWithFlags(&stream[i], cudaStreamNonBlocking);
+	cudaEventCreate(&begun), cudaEventCreate(&ended);
+	if (graph)
+		cudaStreamBeginCapture(stream[0], cudaStreamCaptureModeGlobal);
+	cudaEventRecord(begun, stream[0]), cudaStreamWaitEvent(stream[1], begun, 0);
+	for (int i = 0; i < 2; i++) {
+		float *kept = x + (shared ? 2 : 2 + i);
+		probe_scale(stream[i], kept, x + i, 5 + i, 1, ELEM_F32);
+		probe_scale(stream[i], y + 2 + i, kept, 1, 1, ELEM_F32);
+	}
+	cudaEventRecord(ended, stream[1]), cudaStreamWaitEvent(stream[0], ended, 0);
+	if (graph && (cudaStreamEndCapture(stream[0], &g) || cudaGraphInstantiate(&e, g, 0) || cudaGraphLaunch(e, stream[0])))
+		return 2;
+	cudaStreamSynchronize(stream[0]);
+	fetch(out, y, sizeof out);
+	return out[2] != 5 || out[3] != 6;
+}
+
 /* A pinned buffer written over before the copy from it has been waited for. */
 static int hasty(bool wait)
 {
@@ -321,6 +349,8 @@ static int child(const char *what)
 		return race(!strcmp(what, "race-not"));
 	if (!strncmp(what, "branch", 6))
 		return forgotten_wait(strcmp(what, "branch-waits"));
+	if (!strncmp(what, "scratch", 7))
+		return scratch(strstr(what, "graph"), strstr(what, "shared"));
 	if (!strncmp(what, "hasty", 5))
 		return hasty(!strcmp(what, "hasty-not"));
 	d = device(v, sizeof(v));
@@ -377,6 +407,12 @@ int main(int argc, char *argv[])
 	answered("race-not", "EMU_ORDER=reverse", 0);
 	answered("branch-waits", "EMU_ORDER=reverse", 0);
 	answered("branch", "EMU_ORDER=reverse", 1);
+	answered("scratch-shared-graph", "EMU_ORDER=forward", 0);
+	answered("scratch-shared-graph", "EMU_ORDER=shuffle", 1);
+	answered("scratch-graph", "EMU_ORDER=shuffle", 0);
+	answered("scratch-shared", "EMU_STREAMS=late", 0);
+	answered("scratch-shared", "EMU_STREAMS=late EMU_ORDER=shuffle", 1);
+	answered("scratch", "EMU_STREAMS=late EMU_ORDER=shuffle", 0);
 	answered("hasty", "EMU_STREAMS=late", 1);
 	answered("hasty-not", "EMU_STREAMS=late", 0);
 	answered("limits", "EMU_MEMORY=1000", 0);

@@ -29,7 +29,8 @@ struct dnn_op {
 
 struct job {
 	struct dnn_op op;
-	void *out, *workspace;
+	void *out;
+	long *workspace, mark; /* mark is this job's own */
 	const void *a, *b;
 };
 
@@ -246,6 +247,16 @@ static void convolve(const struct dnn_op *op, double *x, double *y, double *w)
 				}
 }
 
+/* A job is two pieces of work, with its mark in the workspace from one to the other: what another stream runs meanwhile has
+ * no business there. */
+static void begin(void *context)
+{
+	const struct job *j = context;
+
+	for (size_t i = 0; i < WORKSPACE / sizeof(long); i++)
+		j->workspace[i] = j->mark;
+}
+
 static void run(void *context)
 {
 	const struct job *j = context;
@@ -255,6 +266,9 @@ static void run(void *context)
 	int filter = s->r * s->r * (s->c / s->groups);
 	double *x, *y, *w;
 
+	for (size_t i = 0; i < WORKSPACE / sizeof(long); i++)
+		if (j->workspace[i] != j->mark)
+			emu_fail("%s: its workspace was written by something else", op->what);
 	memset(j->workspace, 0xff, WORKSPACE);
 	x = op->way == DNN_DGRAD ? ecalloc(pixels * s->c, sizeof *x) :
 	    take(op->way == DNN_FORWARD ? j->a : j->b, pixels, s->c, s->cs, op->math);
@@ -274,7 +288,8 @@ static void run(void *context)
 
 int dnn_run(struct dnn *d, const struct dnn_op *op, void *out, const void *a, const void *b, char err[ERRLEN])
 {
-	struct job j = { *op, out, space_of(&d->space, d->lane), a, b };
+	static long mark;
+	struct job j = { *op, out, space_of(&d->space, d->lane), ++mark, a, b };
 
 	if (WORKSPACE > d->space.bytes)
 		return fail(err, "%s: %d bytes of workspace, %zu are reserved", op->what, WORKSPACE, d->space.bytes);
@@ -284,7 +299,8 @@ int dnn_run(struct dnn *d, const struct dnn_op *op, void *out, const void *a, co
 	emu_check_pointer(op->counted, 1, a);
 	emu_check_pointer(op->counted, 2, b);
 	gpu_count_launch(op->counted);
-	if (emu_enqueue(d->stream, op->counted, run, &j, sizeof j) != cudaSuccess)
+	if (emu_enqueue(d->stream, "workspace", begin, &j, sizeof j) != cudaSuccess ||
+	    emu_enqueue(d->stream, op->counted, run, &j, sizeof j) != cudaSuccess)
 		return fail(err, "%s: %s", op->what, cudaGetErrorString(cudaGetLastError()));
 	return 0;
 }

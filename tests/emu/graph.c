@@ -199,7 +199,7 @@ static bool ready(const struct item *node, const struct clock *done)
 	return true;
 }
 
-/* Which node comes now: each stream's next one is a candidate. */
+/* Which node comes now: each stream's next one is a candidate. The last one, always, or by turns. */
 static int choose(const struct CUgraph_st *g, const bool *ran, const struct clock *done, int step)
 {
 	int candidate[CAPTURED], n = 0;
@@ -207,7 +207,7 @@ static int choose(const struct CUgraph_st *g, const bool *ran, const struct cloc
 	for (int i = 0; i < g->count; i++)
 		if (!ran[i] && ready(g->node[i], done) && n < CAPTURED)
 			candidate[n++] = i;
-	return n == 1 ? candidate[0] : candidate[emu_place(step % n, n)];
+	return candidate[emu_order() == SHUFFLE ? step % n : n - 1];
 }
 
 /* A node's context is a copy each time: kernels own their parameters. */
@@ -224,17 +224,17 @@ static void run_node(const struct item *node)
 static void replay(void *context)
 {
 	struct CUgraph_st *g = &(*(cudaGraphExec_t *)context)->graph;
-	bool *ran, ordered = emu_place(0, 2) == 0;
+	bool *ran;
 	struct clock done = { { 0 } };
 
-	if (ordered) {
+	if (emu_order() == FORWARD) {
 		for (int i = 0; i < g->count; i++)
 			run_node(g->node[i]);
 		return;
 	}
 	ran = calloc(g->count + 1, sizeof(*ran));
 	for (int step = 0; step < g->count; step++) {
-		int i = choose(g, ran, &done, 0);
+		int i = choose(g, ran, &done, step);
 		ran[i] = true;
 		done.seen[g->node[i]->slot]++;
 		run_node(g->node[i]);

@@ -56,7 +56,9 @@ void emu_unlock(void);
 void emu_grid(const struct item *item);
 const char *emu_where(void); /* the running kernel, block and thread */
 void emu_running(const char *name);
-size_t emu_place(size_t i, size_t n); /* EMU_ORDER: what comes i-th of n */
+enum order { FORWARD, REVERSE, SHUFFLE };
+enum order emu_order(void);           /* EMU_ORDER */
+size_t emu_place(size_t i, size_t n); /* what comes i-th of n in that order */
 
 /* memory.c: device memory is open to reads and writes between these two, which nest. */
 void emu_enter(void);

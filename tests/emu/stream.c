@@ -86,13 +86,24 @@ static void run_first(cudaStream_t s)
 	free(item);
 }
 
+/* To its end. EMU_ORDER=shuffle: the others get on by a piece of work for each of its own. */
+static void finish(cudaStream_t s)
+{
+	while (s->head) {
+		run_first(s);
+		for (cudaStream_t i = streams; i && emu_order() == SHUFFLE; i = i->next)
+			if (i != s && i->head)
+				run_first(i);
+	}
+}
+
 void emu_finish(cudaStream_t s)
 {
 	for (cudaStream_t i = streams; i; i = i->next)
-		while ((!s || i == s) && i->head)
-			run_first(i);
-	while ((!s || s == &by_default) && by_default.head)
-		run_first(&by_default);
+		if (!s || i == s)
+			finish(i);
+	if (!s || s == &by_default)
+		finish(&by_default);
 }
 
 static void append(cudaStream_t s, struct item *item)

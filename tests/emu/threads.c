@@ -93,15 +93,24 @@ static size_t shuffled(size_t i, size_t n)
 	}
 }
 
-size_t emu_place(size_t i, size_t n)
+enum order emu_order(void)
 {
 	static int order = -1;
 
 	if (order < 0) {
 		const char *s = getenv("EMU_ORDER");
-		order = !s ? 0 : !strcmp(s, "reverse") ? 1 : !strcmp(s, "shuffle") ? 2 : 0;
+		order = !s ? FORWARD : !strcmp(s, "reverse") ? REVERSE : !strcmp(s, "shuffle") ? SHUFFLE : FORWARD;
 	}
-	return order == 0 ? i : order == 1 ? n - 1 - i : shuffled(i, n);
+	return order;
+}
+
+size_t emu_place(size_t i, size_t n)
+{
+	switch (emu_order()) {
+	case REVERSE: return n - 1 - i;
+	case SHUFFLE: return shuffled(i, n);
+	default: return i;
+	}
 }
 
 /* Saves what a function must keep, stores the stack at *from, goes on at `to`. */
