@@ -182,9 +182,12 @@ ran()
 	done
 	apart 1e-5 stats-cpu.ts stats-cuda.ts
 	apart 1e-3 soft-cpu.ts soft-cuda.ts
+	EMU_ORDER=shuffle EMU_STREAMS=late softlabel -p pool.tar --device cuda <recipes.ts | cmp - soft-cuda.ts
 	for d in cpu cuda; do
 		EMU_RAN=trained-$d evaluate -a convnet2-8 -t val.ts -r 2 --json --device "$d" -v -o "result-$d" <soft-cpu.ts 2>>"said-$d"
 	done
+	EMU_ORDER=shuffle EMU_STREAMS=late evaluate -a convnet2-8 -t val.ts -r 2 --json --device cuda <soft-cpu.ts |
+		jq 'del(.students[].seconds)' | cmp - <(jq 'del(.students[].seconds)' result-cuda)
 	for what in labelled-cuda trained-cuda; do
 		ran $what 12 view_forward # halves change places first
 		ran $what 6 mix_images

@@ -95,7 +95,7 @@ static cudaError_t start(struct copy c, enum cudaMemcpyKind kind, cudaStream_t s
 		return staged(&c, s);
 	e = emu_enqueue(s, "copy", run_copy, &c, sizeof(c));
 	if (!e && !to_device(kind) && emu_memory(c.to, 0) != MEMORY_PINNED)
-		emu_finish(s);
+		e = cudaStreamSynchronize(s);
 	return e;
 }
 

@@ -62,12 +62,16 @@ bool emu_arena(const void *p)
 
 enum memory emu_memory(const void *p, size_t size)
 {
-	const struct buffer *b = find(p);
+	const struct buffer *b;
 	const char *c = p;
+	enum memory kind = MEMORY_OTHER;
 
-	if (!b || c < b->start || c > b->start + b->size || size > (size_t)(b->start + b->size - c))
-		return MEMORY_OTHER;
-	return b->kind;
+	emu_lock();
+	b = find(p);
+	if (b && c >= b->start && c <= b->start + b->size && size <= (size_t)(b->start + b->size - c))
+		kind = b->kind;
+	emu_unlock();
+	return kind;
 }
 
 static void describe(char *text, size_t room, const char *p)
