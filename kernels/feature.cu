@@ -193,12 +193,19 @@ static struct tiling cut_sums(int images, int pixels, int cp)
 	return cut(images, pixels, cp, 32, 8);
 }
 
+/* Fewer images may be cut into more pieces altogether, so each number up to m.n is asked. */
 size_t gpu_sums_scratch(struct maps m)
 {
-	struct tiling each = cut_sums(m.n, m.h * m.w, m.cp), all = cut_sums(1, m.n * m.h * m.w, m.cp);
-	size_t a = each.splits > 1 ? (size_t)each.splits * m.n * 2 : 0, b = all.splits;
+	size_t most = 0;
 
-	return (a > b ? a : b) * m.c * sizeof(double);
+	for (int n = 1; n <= m.n; n++) {
+		struct tiling each = cut_sums(n, m.h * m.w, m.cp), all = cut_sums(1, n * m.h * m.w, m.cp);
+		size_t a = each.splits > 1 ? (size_t)each.splits * n * 2 : 0, b = all.splits;
+
+		most = a > most ? a : most;
+		most = b > most ? b : most;
+	}
+	return most * m.c * sizeof(double);
 }
 
 template <typename T, enum sums_of what> static void sums_by_image(cudaStream_t s, double *sum, double *sumsq,

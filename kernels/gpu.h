@@ -43,9 +43,12 @@ void gpu_count_launch(const char *kernel);
 long gpu_launches(const char *kernel);
 void gpu_forget_launches(void);
 
+/* convert.cu: whether this build has machine code for the device, or such as its driver compiles. */
+cudaError_t gpu_kernels_fit(void);
+
 /* feature.cu: what happens between convolutions. */
 
-/* Bytes of scratch that the sums below need for such maps. */
+/* Bytes of scratch that the sums below need for such maps, of m.n images or fewer. */
 size_t gpu_sums_scratch(struct maps m);
 /* sum (n,c) = sum over h,w of x - ref[c]; sumsq (n,c) of (x - ref[c])^2: real channels only, no padding. Exact to float's
  * precision wherever ref lies: sums are taken about a value of the image itself and moved to ref in double. */

@@ -55,6 +55,23 @@ static void *scratch_for(struct maps m)
 	return on_device(NULL, n ? n : 8);
 }
 
+/* What is made for a batch serves fewer images, which may be cut into more pieces each. */
+static void test_scratch(void)
+{
+	static const int side[] = { 4, 7, 14, 28, 32, 56, 64, 112 }, channels[] = { 8, 64, 128, 512 }, batch[] = { 100, 128, 256 };
+	int bad = 0;
+
+	for (size_t i = 0; i < LEN(side); i++)
+		for (size_t j = 0; j < LEN(channels); j++)
+			for (size_t k = 0; k < LEN(batch); k++) {
+				struct maps m = { batch[k], side[i], side[i], channels[j], channels[j], ELEM_F32 };
+				size_t room = gpu_sums_scratch(m);
+				for (m.n = 1; m.n < batch[k]; m.n += 9)
+					bad += gpu_sums_scratch(m) > room;
+			}
+	ok(bad == 0, "scratch for a batch is enough for each part of it (%d times not)", bad);
+}
+
 /* The doubles at p, which is released, against want: the largest error over size, which is that of the terms. */
 static double sums_differ(double *p, const double *want, const double *size, size_t n)
 {
@@ -370,6 +387,7 @@ static void test_type(enum elem type)
 int main(void)
 {
 	progname = "t_gpu_feature";
+	test_scratch();
 	test_type(ELEM_F32);
 	test_type(ELEM_BF16);
 	return tap_end();
