@@ -82,12 +82,16 @@ bool cuda_spare(size_t bytes); /* whether a set of images may take so much: half
 void cuda_send(void *to, const void *from, size_t bytes);
 void cuda_fetch(void *to, const void *from, size_t bytes);
 void cuda_wait(const char *what);
+/* What no later call would tell: that a kernel could not be started. */
+void cuda_launched(const char *what);
 int cuda_afford(const struct plan *p, char err[ERRLEN]); /* -1: a workspace of the plan is more than there is */
 
 void *cuda_room(struct room *r, size_t bytes); /* zeroed */
 void *cuda_copy(struct room *r, const void *from, size_t bytes); /* cuda_send() into new room; NULL of NULL */
 void cuda_empty(struct room *r); /* waits for what still runs */
 
+/* Of convolution n of src's features, for any number of images: n is left open. cuda_shape.c */
+struct dnn_shape cuda_conv_shape(const struct node *n, const struct node *src);
 int cuda_compile(struct plan *p, char err[ERRLEN]);
 void cuda_release(struct plan *p);
 void cuda_load(struct plan *p, const struct weights *w);

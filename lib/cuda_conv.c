@@ -167,7 +167,9 @@ static bool allowed(desc config, bool tensor_cores, int64_t *number)
 		return false;
 	get(&b, config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine);
 	get(&b, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, number);
-	count = get(&b, engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, LEN(note), note);
+	/* A library newer than the header may know more notes than there is room for. */
+	count = MIN(get(&b, engine, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, LEN(note), note),
+	    (int64_t)LEN(note));
 	good = b.st == CUDNN_STATUS_SUCCESS;
 	for (int64_t i = 0; good && i < count; i++)
 		good = note[i] != CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC &&
@@ -188,7 +190,8 @@ static void name_engine(char out[OP_ENGINE], desc config, int64_t number)
 
 	for (size_t i = 0; i < LEN(knob) && b.st == CUDNN_STATUS_SUCCESS; i++)
 		b.st = cudnnBackendCreateDescriptor(CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &knob[i]);
-	count = get(&b, config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, LEN(knob), knob);
+	count = MIN(get(&b, config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, LEN(knob), knob),
+	    (int64_t)LEN(knob));
 	for (int64_t i = 0; i < count && at < OP_ENGINE; i++) {
 		cudnnBackendKnobType_t type = CUDNN_KNOB_TYPE_COUNTS;
 		int64_t value = -1;
@@ -203,42 +206,51 @@ static void name_engine(char out[OP_ENGINE], desc config, int64_t number)
 			cudnnBackendDestroyDescriptor(knob[i]);
 }
 
-/* The configuration's plan, unless it cannot be built or needs too much. */
-static desc plan_of(struct dnn *d, desc config, size_t *workspace)
+/* Another engine may still do it. Whatever else goes wrong must not choose another one: its bytes would be others. */
+static bool unsupported(cudnnStatus_t st)
+{
+	return st / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000;
+}
+
+/* The configuration's plan, unless it cannot be built, for the reason in *st, or needs too much. */
+static desc plan_of(struct dnn *d, desc config, size_t *workspace, cudnnStatus_t *st)
 {
 	struct build b = { NULL, CUDNN_STATUS_SUCCESS };
 	desc plan = NULL;
 	int64_t bytes = 0;
 
-	if (cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan) != CUDNN_STATUS_SUCCESS)
-		return NULL;
+	b.st = cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan);
 	set(&b, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &d->dnn);
 	set(&b, plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config);
 	finish(&b, plan);
 	get(&b, plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &bytes);
+	*st = b.st;
 	if (b.st == CUDNN_STATUS_SUCCESS && bytes >= 0 && (size_t)bytes <= MAX_WORKSPACE) {
 		*workspace = bytes;
 		return plan;
 	}
-	cudnnBackendDestroyDescriptor(plan);
+	if (plan)
+		cudnnBackendDestroyDescriptor(plan);
 	return NULL;
 }
 
 /* The first of the configurations that is allowed and can be built; the one chosen is forgotten here and kept in c. */
-static void choose_of(struct conv *c, struct dnn *d, desc *config, int64_t count, bool tensor_cores)
+static cudnnStatus_t choose_of(struct conv *c, struct dnn *d, desc *config, int64_t count, bool tensor_cores)
 {
+	cudnnStatus_t st = CUDNN_STATUS_SUCCESS;
 	int64_t number = -1;
 
-	for (int64_t i = 0; i < count && !c->plan; i++) {
+	for (int64_t i = 0; i < count && !c->plan && (st == CUDNN_STATUS_SUCCESS || unsupported(st)); i++) {
 		if (!allowed(config[i], tensor_cores, &number))
 			continue;
-		c->plan = plan_of(d, config[i], &c->op.workspace);
+		c->plan = plan_of(d, config[i], &c->op.workspace, &st);
 		if (!c->plan)
 			continue;
 		name_engine(c->op.engine, config[i], number);
 		c->part[c->npart++] = config[i];
 		config[i] = NULL;
 	}
+	return st;
 }
 
 /* From what cuDNN proposes, best first by its prediction. */
@@ -257,14 +269,15 @@ static void choose(struct build *b, struct dnn *d, desc graph, cudnnBackendHeurM
 	for (int64_t i = 0; i < room && b->st == CUDNN_STATUS_SUCCESS; i++)
 		b->st = cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &config[i]);
 	count = get(b, heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, room, config);
-	choose_of(b->conv, d, config, MIN(count, room), tensor_cores);
+	if (b->st == CUDNN_STATUS_SUCCESS)
+		b->st = choose_of(b->conv, d, config, MIN(count, room), tensor_cores);
 	for (int64_t i = 0; i < room; i++)
 		if (config[i])
 			cudnnBackendDestroyDescriptor(config[i]);
 	free(config);
 }
 
-/* The plan with filters of one type from one list; false: there is none, *st says why where something failed. */
+/* The plan with filters of one type from one list; false: there is none, *st has what cuDNN said of it last, if anything. */
 static bool make(struct conv *c, struct dnn *d, const struct dnn_shape *s, enum dnn_math math, cudnnDataType_t filters,
     cudnnBackendHeurMode_t mode, cudnnStatus_t *st)
 {
@@ -302,20 +315,17 @@ static bool make_any(struct conv *c, struct dnn *d, const struct dnn_shape *s, e
 	static const cudnnBackendHeurMode_t mode[] = { CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK };
 	bool narrow = math == DNN_BF16, wgrad = c->op.way == DNN_WGRAD, made = false;
 
-	for (size_t i = 0; i < LEN(mode) && !made; i++)
-		made = make(c, d, s, math, narrow && !wgrad ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT, mode[i], st) ||
-		    (narrow && wgrad && make_narrow(c, d, s, mode[i], st));
+	for (size_t i = 0; i < LEN(mode) && !made && (*st == CUDNN_STATUS_SUCCESS || unsupported(*st)); i++) {
+		made = make(c, d, s, math, narrow && !wgrad ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT, mode[i], st);
+		if (!made && narrow && wgrad && (*st == CUDNN_STATUS_SUCCESS || unsupported(*st)))
+			made = make_narrow(c, d, s, mode[i], st);
+	}
 	return made;
 }
 
 static void widen(struct dnn *d, float *out, const void *from, size_t values)
 {
-	bool whole = values % 8 == 0;
-	struct maps m = { 1, 1, 1, values, (values + 7) / 8 * 8, ELEM_BF16 };
-
-	if (whole)
-		m = (struct maps){ values / 8, 1, 1, 8, 8, ELEM_BF16 };
-	gpu_to_nchw(d->stream, out, from, m);
+	gpu_to_nchw(d->stream, out, from, (struct maps){ 1, 1, 1, values, (values + 7) / 8 * 8, ELEM_BF16 });
 }
 
 static int run(struct dnn *d, const struct dnn_op *op, void *out, const void *a, const void *b, void *workspace,
@@ -359,7 +369,8 @@ struct dnn_op *dnn_conv_op(struct dnn *d, struct dnn_shape s, enum dnn_way way, 
 	    dnn_math_name[math], s.r, s.r, s.stride, s.pad, s.groups, s.n, s.c, s.h, s.w, s.k, s.oh, s.ow);
 	if (make_any(c, d, &s, math, &st))
 		return &c->op;
-	snprintf(what, sizeof what, "%s: %s has no engine for it", c->op.what, dnn_version());
+	snprintf(what, sizeof what, "%s: %s %s", c->op.what, dnn_version(), st == CUDNN_STATUS_SUCCESS || unsupported(st) ?
+	    "has no engine for it" : "cannot prepare it");
 	if (st == CUDNN_STATUS_SUCCESS)
 		fail(err, "%s", what);
 	else

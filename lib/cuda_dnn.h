@@ -69,6 +69,7 @@ struct dnn_op;
 /* NULL: err says what no engine does. */
 struct dnn_op *dnn_conv_op(struct dnn *d, struct dnn_shape s, enum dnn_way way, enum dnn_math math, char err[ERRLEN]);
 struct dnn_op *dnn_gemm_op(struct dnn *d, struct dnn_gemm s, enum dnn_way way, enum dnn_math math, char err[ERRLEN]);
+/* Not before its last run, and that of every graph that captured it, is over. */
 void dnn_op_free(struct dnn_op *op);
 /* What was chosen: "cudnn:eng21{k2=1,k13=0}", "cublaslt:algo66{tile=20,stages=11,splitk=1}". "+widen" at the end: dw was
  * rounded to bfloat16 before it became float, since nothing fast writes float. */

@@ -31,25 +31,23 @@ static bool wants(const struct plan *p, const struct stage *s, enum dnn_way way)
 	return p->opts.purpose != PLAN_EVAL && stage_needs_gin(p, s);
 }
 
-/* Groups whose channels cannot be padded each by itself run as one dense convolution. */
 static void compile_head(struct plan *p, const struct stage *s, struct exec *e)
 {
 	const struct node *n = head_of(p, s), *src = &p->net->node[n->in[0]];
 	struct cuda *cu = cuda_of(p);
 	bool follows = s->norm >= 0 || s->add >= 0 || s->relu >= 0 || s->pool >= 0;
-	int groups = n->op == OP_CONV ? n->groups : 1, k = n->op == OP_CONV ? n->k : 1, cs = round8(src->c), ks = round8(n->c);
-	bool depthwise = groups > 1 && groups == n->c && groups == src->c, apart = depthwise || (cs == src->c && ks == n->c);
+	bool conv = n->op == OP_CONV;
+	int groups = conv ? n->groups : 1;
 
-	e->spread = apart ? 1 : groups;
-	e->fo = n->c, e->fi = src->c / groups, e->fkk = k * k;
-	e->fop = ks, e->fip = groups > 1 && apart ? e->fi : cs;
+	if (conv)
+		e->shape = cuda_conv_shape(n, src);
+	e->spread = groups > 1 && e->shape.groups == 1 ? groups : 1;
+	e->fo = n->c, e->fi = src->c / groups, e->fkk = conv ? n->k * n->k : 1;
+	e->fop = round8(n->c), e->fip = groups > 1 && e->spread == 1 ? e->fi : round8(src->c);
 	e->biased = n->param[P_BIAS] >= 0 && !follows;
 	e->filter = cuda_room(&cu->room, (size_t)e->fop * e->fkk * e->fip * elem_bytes(cu->type));
 	if (p->opts.purpose == PLAN_TRAIN)
 		e->dfilter = floats(cu, (size_t)e->fop * e->fkk * e->fip);
-	if (n->op == OP_CONV)
-		e->shape = (struct dnn_shape){ .c = cs, .h = src->h, .w = src->w, .k = ks, .oh = n->h, .ow = n->w, .r = k,
-			.stride = n->stride, .pad = n->pad, .groups = depthwise ? ks : apart ? groups : 1, .cs = cs, .ks = ks };
 }
 
 /* What the libraries have prepared so far, for whichever plan needs it: teachers are alike, and to find an engine takes

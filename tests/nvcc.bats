@@ -28,6 +28,12 @@ setup()
 	' tests/fixtures/registers.tsv "$BATS_TEST_TMPDIR/now.tsv"
 }
 
+@test "cuDNN has an engine for every convolution of every network, on a device that it is told of" {
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make --no-print-directory build/cuda/tests/tools/cudnn >"$BATS_TEST_TMPDIR/made" 2>&1
+	run -0 build/cuda/tests/tools/cudnn tests/fixtures/h200.json
+	[[ ${lines[0]} != *SKIP* ]] || skip "${lines[0]}"
+}
+
 # Without a GPU the real object says so, whatever else is there.
 @test "without a GPU: one line" {
 	[ ! -e /dev/nvidia0 ] || skip "there is one"
