@@ -1,4 +1,5 @@
 /* Which kernels were started, how often. */
+#include <pthread.h>
 #include <string.h>
 
 #include "gpu.h"
@@ -9,20 +10,33 @@ static struct {
 	long count;
 } seen[KERNELS];
 static int nseen;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* students and those that prepare their batches both launch */
+
+/* Its place, or nseen. */
+static int place_of(const char *kernel)
+{
+	for (int i = 0; i < nseen; i++)
+		if (seen[i].name == kernel)
+			return i;
+	for (int i = 0; i < nseen; i++)
+		if (!strcmp(seen[i].name, kernel))
+			return i;
+	return nseen;
+}
 
 void gpu_count_launch(const char *kernel)
 {
-	int i = 0;
+	int i;
 
-	while (i < nseen && seen[i].name != kernel && strcmp(seen[i].name, kernel))
-		i++;
-	if (i == KERNELS)
-		return;
-	if (i == nseen) {
+	pthread_mutex_lock(&lock);
+	i = place_of(kernel);
+	if (i == nseen && i < KERNELS) {
 		seen[nseen].name = kernel;
 		seen[nseen++].count = 0; /* that of a launch since forgotten, else */
 	}
-	seen[i].count++;
+	if (i < KERNELS)
+		seen[i].count++;
+	pthread_mutex_unlock(&lock);
 }
 
 /* "(scale<float>)" counts as scale. */

@@ -305,10 +305,11 @@ static void cuda_forward_all(struct plan *const *p, int nplan, int n, const floa
 	for (int i = 0; i < nplan; i++) {
 		struct cuda *each = cuda_of(p[i]);
 		size_t k = p[i]->net->nclass;
-		float *y = cuda_stage(each, &each->logits, p[i]->opts.batch * k);
-		cuda_run_forward(p[i], n, x, y);
-		cuda_fetch(logits[i], y, n * k * sizeof *y);
+		cuda_run_forward(p[i], n, x, cuda_stage(each, &each->logits, p[i]->opts.batch * k));
 	}
+	/* Apart: a copy to memory that is not pinned waits for what is queued before it. */
+	for (int i = 0; i < nplan; i++)
+		cuda_fetch(logits[i], cuda_of(p[i])->logits, n * p[i]->net->nclass * sizeof(float));
 	cuda_wait("forward passes");
 }
 

@@ -132,6 +132,7 @@ static void record(struct device_course *c)
 
 	cuda_check(cudaStreamBeginCapture(gpu.stream, cudaStreamCaptureModeThreadLocal), "graph");
 	one_step(c, c->batch);
+	cuda_launched("graph");
 	cuda_check(cudaStreamEndCapture(gpu.stream, &graph), "graph");
 	cuda_check(cudaGraphInstantiate(&c->graph, graph, 0), "graph");
 	cuda_check(cudaGraphDestroy(graph), "graph");

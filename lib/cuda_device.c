@@ -90,7 +90,6 @@ void *cuda_room(struct room *r, size_t bytes)
 
 void cuda_empty(struct room *r)
 {
-	cuda_wait("memory");
 	for (int i = 0; i < r->n; i++)
 		cuda_free(r->block[i]);
 	free(r->block);
@@ -108,17 +107,25 @@ void *cuda_copy(struct room *r, const void *from, size_t bytes)
 
 void cuda_send(void *to, const void *from, size_t bytes)
 {
-	cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, gpu.stream), "copy");
+	if (bytes)
+		cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, gpu.stream), "copy");
 }
 
 void cuda_fetch(void *to, const void *from, size_t bytes)
 {
-	cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, gpu.stream), "copy");
+	if (bytes)
+		cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, gpu.stream), "copy");
+}
+
+void cuda_launched(const char *what)
+{
+	cuda_check(cudaGetLastError(), what);
 }
 
 void cuda_wait(const char *what)
 {
 	cuda_check(cudaStreamSynchronize(gpu.stream), what);
+	cuda_launched(what);
 }
 
 bool cuda_spare(size_t bytes)
@@ -131,8 +138,10 @@ bool cuda_spare(size_t bytes)
 
 void cuda_free(void *p)
 {
-	if (p)
-		cuda_check(cudaFree(p), "memory");
+	if (!p)
+		return;
+	cuda_wait("memory"); /* what is queued may use it */
+	cuda_check(cudaFree(p), "memory");
 }
 
 int cuda_afford(const struct plan *p, char err[ERRLEN])
@@ -177,6 +186,8 @@ int cuda_open(char text[ERRLEN])
 		    prop.minor, OLDEST / 10, OLDEST % 10);
 	if ((e = cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking)) != cudaSuccess)
 		return fail(text, "device cuda (%s): %s", prop.name, cudaGetErrorString(e));
+	if ((e = gpu_kernels_fit()) != cudaSuccess)
+		return fail(text, "device cuda (%s): no kernels for it in this build: %s", prop.name, cudaGetErrorString(e));
 	if (!(gpu.dnn = dnn_new(gpu.stream, err)))
 		return fail(text, "device cuda (%s): %s", prop.name, err);
 	snprintf(text, ERRLEN, "device cuda: %s, %s, capability %d.%d; driver for CUDA %d.%d, run time %d.%d, %s", prop.name,

@@ -18,12 +18,15 @@ struct device_learner {
 	int64_t *label, *partner;
 	float *lambda, *soft, *logits, *dlogits;
 	double *rows, *value;
+	int *bad;               /* not 0: the loss was no number */
+	double *loss;           /* the host's, pinned */
+	cudaEvent_t judged;     /* when it is there */
 };
 
 /* Puts it in force for p's next pass. */
 void cuda_learner_load(struct plan *p, struct device_learner *d);
-/* After a forward pass of n images: gradients from dlogits, running statistics, the optimiser's step by *d->step; where *bad,
- * which may be NULL, the optimiser does nothing. */
+/* After a forward pass of n images: gradients from dlogits, running statistics, the optimiser's step by *d->step, which does
+ * nothing where *bad. */
 void cuda_learner_move(struct plan *p, struct device_learner *d, int n, const float *dlogits, const struct optim *o,
     const int *bad);
 /* The figures of o's step t (from 1) at this rate. */

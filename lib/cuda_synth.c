@@ -384,6 +384,7 @@ static void record(struct device_synth *s, struct recorded *r)
 
 	cuda_check(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "graph");
 	iterate(s, r->pick, r->npick, r->n);
+	cuda_launched("graph");
 	cuda_check(cudaStreamEndCapture(s->stream, &graph), "graph");
 	cuda_check(cudaGraphInstantiate(&r->graph, graph, 0), "graph");
 	cuda_check(cudaGraphDestroy(graph), "graph");

@@ -23,6 +23,9 @@ struct device_learner *cuda_learner_new(const struct net *net, const struct lear
 	d->dtheta = cuda_room(&d->room, d->ntheta);
 	d->momentum = cuda_room(&d->room, sizeof(float));
 	d->step = cuda_room(&d->room, sizeof *d->step);
+	d->bad = cuda_room(&d->room, sizeof *d->bad);
+	cuda_check(cudaMallocHost((void **)&d->loss, sizeof *d->loss), "memory");
+	cuda_check(cudaEventCreateWithFlags(&d->judged, cudaEventDisableTiming), "event");
 	cuda_wait("the learner");
 	return d;
 }
@@ -30,6 +33,8 @@ struct device_learner *cuda_learner_new(const struct net *net, const struct lear
 void cuda_learner_free(struct device_learner *d)
 {
 	cuda_empty(&d->room);
+	cuda_check(cudaEventDestroy(d->judged), "event");
+	cuda_check(cudaFreeHost(d->loss), "memory");
 	free(d);
 }
 
@@ -129,7 +134,8 @@ static void judge(struct device_learner *d, const struct target *t, int n, int k
 	}
 }
 
-/* Waits for the loss alone: the caller's arrays are its own again then, and the rest of the step goes on by itself. */
+/* Waits for the loss alone, with the rest of the step behind it, so that the device goes on while the host prepares the next
+ * one. The caller's arrays are its own again: copies have been made of what is not pinned. */
 double cuda_learn_step(struct plan *p, struct device_learner *d, int n, const float *images, const struct target *t,
     struct optim *o, double lr, double momentum)
 {
@@ -139,7 +145,6 @@ double cuda_learn_step(struct plan *p, struct device_learner *d, int n, const fl
 	struct gpu_step step = cuda_learner_step(o, o->step + 1.0, lr);
 	struct gpu_drop drop = { p->drop_seed, p->drop_step, p->drops };
 	float *x = cuda_stage(cu, &cu->images, p->opts.batch * pixels), m = momentum;
-	double value;
 
 	answers_room(d, p);
 	cuda_send(x, images, n * pixels * sizeof *x);
@@ -149,11 +154,11 @@ double cuda_learn_step(struct plan *p, struct device_learner *d, int n, const fl
 	cuda_learner_load(p, d);
 	cuda_run_forward(p, n, x, d->logits);
 	judge(d, t, n, p->net->nclass);
-	cuda_fetch(&value, d->value, sizeof value);
-	cuda_wait("training");
-	if (!isfinite(value))
-		return value;
-	cuda_learner_move(p, d, n, d->dlogits, o, NULL);
-	o->step++;
-	return value;
+	gpu_check(gpu.stream, d->bad, 1, NULL, 0, d->value, 1);
+	cuda_fetch(d->loss, d->value, sizeof *d->loss);
+	cuda_check(cudaEventRecord(d->judged, gpu.stream), "event");
+	cuda_learner_move(p, d, n, d->dlogits, o, d->bad);
+	cuda_check(cudaEventSynchronize(d->judged), "training");
+	o->step += isfinite(*d->loss);
+	return *d->loss;
 }

@@ -132,6 +132,14 @@ fit()
 	[ -s out.ts ]
 }
 
+# No call but one tells of a launch that failed; without it what the kernel should have written stays zero.
+@test "a kernel that cannot be started is an error" {
+	for kernel in bn_frozen ce optim_step; do
+		fails "device cuda (emulated 0): .*invalid configuration" env EMU_REFUSE=$kernel train-ckpt --device cuda \
+			-a convnet1-8 -e 1 -o out.tar <train.ts
+	done
+}
+
 @test "a lost device leaves the last good state, which goes on to the same bytes" {
 	tscut -u 0 -o unit.ts init.ts
 	step --device cuda -o whole.ts <unit.ts

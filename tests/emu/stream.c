@@ -1,5 +1,6 @@
 /* Streams and events: queues of items. They run when they are added, or with EMU_STREAMS=late when somebody waits for
  * them, so that what is missing is seen: a wait, a host buffer that must stay as it is. */
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -151,10 +152,11 @@ cudaError_t emu_enqueue(cudaStream_t s, const char *name, void (*run)(void *), c
 void emu_launch(const char *name, dim3 grid, dim3 block, cudaStream_t s, void (*thread)(void *), const void *context,
     size_t size)
 {
+	const char *refused = getenv("EMU_REFUSE");
 	struct item *item;
 	size_t threads = (size_t)block.x * block.y * block.z;
 
-	if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535 ||
+	if ((refused && strstr(name, refused)) || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535 ||
 	    threads == 0 || threads > 1024 || block.z > 64) {
 		emu_error(cudaErrorInvalidConfiguration);
 		return;

@@ -29,6 +29,16 @@ extern "C" uint3 threadIdx, blockIdx;
 extern "C" dim3 blockDim, gridDim;
 static const int warpSize = 32;
 
+struct cudaFuncAttributes {
+	int numRegs;
+};
+
+template <typename T> static inline cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, T *kernel)
+{
+	a->numRegs = kernel ? 1 : 0;
+	return cudaSuccess;
+}
+
 #define LAUNCH(kernel, grid, block, stream, ...) \
 	(gpu_count_launch(#kernel), emu_start(#kernel, kernel, grid, block, stream, ##__VA_ARGS__))
 
