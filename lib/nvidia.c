@@ -77,7 +77,7 @@ static bool load(struct wanted *w)
 	bool found = load_from(getenv("CUDA_HOME"), toolkit, w) || load_from(getenv("CUDA_PATH"), toolkit, w) ||
 		load_from("/usr/local/cuda", toolkit, w) || load_from(getenv("VIRTUAL_ENV"), packages, w) ||
 		load_from(getenv("CONDA_PREFIX"), packages, w) || load_from(getenv("CONDA_PREFIX"), "lib", w) ||
-		load_from_python(w) || load_from(home, packages, w) ||
+		load_from_python(w) || load_from("/usr/local", packages, w) || load_from(home, packages, w) ||
 		load_from("/usr/local/cuda-*", "{lib64,lib}", w) || load_from("/opt/cuda", "{lib64,lib}", w);
 
 	free(home);

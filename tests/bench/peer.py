@@ -5,10 +5,10 @@ peer.py -t THREADS [-d DEVICE] WORKLOAD VARIANT reads commands, a line each, and
     turn N SECONDS  one step to warm up, then N steps, fewer when SECONDS are over: {"seconds": [...]}
     memory          {"megabytes": the most that this process has taken in its turns}
     compare FILE    decoding alone: {"off": the largest difference from the pixels of an archive of PNGs}
+    off A B N       {"off": the largest difference of the first N numbers of two results, the relative one of the rest}
 An {"error": "..."} ends it, and so does the end of its input. VARIANT is made of words: channels-last, compile, freeze,
 bf16, tf32, graph (a step as one CUDA graph); for decoding it is each, list or pool. peer.py versions prints PyTorch's;
-peer.py jpegs FILE COUNT SIDE makes a tar of pictures; peer.py off A B N says the largest difference of the first N
-numbers of two results and the relative one of the rest; peer.py devices says what GPU PyTorch sees, or fails.
+peer.py jpegs FILE COUNT SIDE makes a tar of pictures; peer.py devices says PyTorch's and what GPU it sees, or fails.
 """
 import ctypes
 import gc
@@ -395,15 +395,17 @@ def serve(work, commands, answers):
             answer["megabytes"] = megabytes()
         elif command == "compare":
             answer["off"] = work.off(args[0])
+        elif command == "off":
+            answer["off"] = off(args[0], args[1], int(args[2]))
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def off(mine, theirs, n):
     mine, theirs = (np.fromfile(f, dtype="<f4").astype(np.float64) for f in (mine, theirs))
     if mine.shape != theirs.shape:
-        sys.exit(f"peer.py: {len(theirs)} numbers, {len(mine)} expected")
+        raise ValueError(f"{len(theirs)} numbers, {len(mine)} expected")
     rest = np.linalg.norm(mine[n:] - theirs[n:]) / np.linalg.norm(mine[n:]) if len(mine) > n else 0
-    return f"{abs(mine[:n] - theirs[:n]).max() / abs(mine[:n]).max():.2e}", f"{rest:.2e}"
+    return f"{abs(mine[:n] - theirs[:n]).max() / abs(mine[:n]).max():.2e} {rest:.2e}"
 
 
 def main():
@@ -411,10 +413,7 @@ def main():
         print(torch.__version__, torchvision.__version__)
         return
     if sys.argv[1] == "devices":
-        print(torch.cuda.get_device_name(0))
-        return
-    if sys.argv[1] == "off":
-        print(*off(sys.argv[2], sys.argv[3], int(sys.argv[4])))
+        print(torch.__version__, torchvision.__version__, torch.cuda.get_device_name(0))
         return
     if sys.argv[1] == "jpegs":
         make_jpegs(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
