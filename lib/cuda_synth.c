@@ -9,7 +9,10 @@
 #include "cuda_features.h"
 #include "cuda_synth.h"
 
-enum { GRAPHS = 16, LANES = 4 };
+enum {
+	GRAPHS = 96, /* three of nine teachers are 84 sets */
+	LANES = 4
+};
 
 struct member { /* one teacher */
 	struct plan *plan;         /* made when it is first drawn */
