@@ -158,6 +158,7 @@ double cuda_learn_step(struct plan *p, struct device_learner *d, int n, const fl
 	cuda_fetch(d->loss, d->value, sizeof *d->loss);
 	cuda_check(cudaEventRecord(d->judged, gpu.stream), "event");
 	cuda_learner_move(p, d, n, d->dlogits, o, d->bad);
+	cuda_launched("training");
 	cuda_check(cudaEventSynchronize(d->judged), "training");
 	o->step += isfinite(*d->loss);
 	return *d->loss;
