@@ -64,6 +64,10 @@ claim()
 	RESULTS_OUT=out RESULTS_ROWS=elsewhere RESULTS_SETTINGS=settings "$root/pipelines/results/run" decay/sample 2>again
 	[ "$(grep -vc ': there$' again)" -eq 1 ] # the row
 	RESULTS_ROWS=elsewhere RESULTS_SETTINGS=settings "$root/pipelines/results/table" sample | grep -q '±'
+	# Who reads no further than that has not asked for what is missing.
+	claim pool --table sample | true
+	claim pool --list sample | true
+	[ -z "$(find out elsewhere rows -name 'pool-3*' -o -name 'labels-*')" ]
 	[ "$(jq -c '[.made, .accuracy]' elsewhere/sample/base.json)" = "$(jq -c '[.made, .accuracy]' rows/sample/base.json)" ]
 }
 

@@ -336,9 +336,10 @@ measure()
 {
 	local name missing=() learning=() most
 
+	# Whoever closes the pipe before the end has not asked for measurements.
 	case $mode in
-	table) table && exit ;;
-	list) printf '%s\n' "${rows[@]}" && exit ;;
+	table) table; exit ;;
+	list) printf '%s\n' "${rows[@]}"; exit ;;
 	esac
 	[[ $dataset != *-val ]] || dataset_name+=", validation split"
 	data_set "${dataset%-val}" || { say "$dataset: not in $data, skipped" && return; }
