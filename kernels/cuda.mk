@@ -19,8 +19,8 @@ GENCODE   = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
 	-gencode arch=compute_$(lastword $(CUDA_ARCH)),code=compute_$(lastword $(CUDA_ARCH))
 
 CU_KERNELS = $(basename $(wildcard kernels/*.cu)) kernels/launch
-CU_PLAN    = lib/cuda lib/cuda_device lib/cuda_space lib/cuda_setup lib/cuda_shape lib/cuda_solo lib/cuda_synth lib/cuda_features \
-	lib/cuda_train lib/cuda_course lib/cuda_replay
+CU_PLAN    = lib/cuda lib/cuda_device lib/cuda_space lib/cuda_setup lib/cuda_shape lib/cuda_solo lib/cuda_synth \
+	lib/cuda_features lib/cuda_train lib/cuda_course lib/cuda_replay
 CU_DNN     = lib/cuda_dnn lib/cuda_conv lib/cuda_gemm
 EMULATOR   = $(basename $(wildcard tests/emu/*.c))
 CU_OBJECTS = $(addprefix build/cuda/,$(addsuffix .o,$(CU_KERNELS) $(CU_PLAN) $(CU_DNN)))
@@ -92,8 +92,8 @@ $(GPU_REAL): build/cuda/%: build/cuda/%.o $(GPU_REAL_OBJECTS)
 build/emu/tests/bench/kernels: build/emu/tests/bench/kernels.o $(addprefix build/emu/,$(EMU_TESTED))
 	g++ -Wl,-T,tests/emu/shared.ld -o $@ $^ -lm -lpthread
 # Asks cuDNN for its engines without a device.
-CUDNN_TEST = $(addprefix build/cuda/,$(addsuffix .o,tests/tools/cudnn tests/tools/cuda_conv lib/cuda_shape lib/util lib/net lib/arch lib/arch_plain \
-	lib/arch_residual lib/arch_mobile lib/rng))
+CUDNN_TEST = $(addprefix build/cuda/,$(addsuffix .o,tests/tools/cudnn tests/tools/cuda_conv lib/cuda_shape lib/util lib/net \
+	lib/arch lib/arch_plain lib/arch_residual lib/arch_mobile lib/rng))
 build/cuda/tests/tools/cuda_conv.o: lib/cuda_conv.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(STD) $(CUDA_INC) -DcudnnBackendSetAttribute=test_set_attribute -c -o $@ $<
