@@ -87,6 +87,20 @@ template <typename T> __device__ inline T block_sum(T x, T *room)
 	return x;
 }
 
+/* The sum over a block's warps, lane by lane, in every thread; room is free again afterwards. */
+template <int WARPS> __device__ inline double over_warps(double x, double (*room)[32] /* (WARPS,32), shared */)
+{
+	int lane = threadIdx.x % 32;
+
+	room[threadIdx.x / 32][lane] = x;
+	__syncthreads();
+	x = 0;
+	for (int i = 0; i < WARPS; i++)
+		x += room[i][lane];
+	__syncthreads();
+	return x;
+}
+
 /* Threads that go over `count` things, at most eight blocks an SM of the largest card; kernels loop with this stride. */
 inline int blocks_for(size_t count, int block)
 {

@@ -24,20 +24,6 @@ struct slopes {
 	float a, b;
 };
 
-/* The sum of x over the warps, for each lane, in every thread. */
-__device__ static double over_warps(double x, double room[WARPS][CHANNELS])
-{
-	int lane = threadIdx.x % 32;
-
-	room[threadIdx.x / 32][lane] = x;
-	__syncthreads();
-	x = 0;
-	for (int i = 0; i < WARPS; i++)
-		x += room[i][lane];
-	__syncthreads();
-	return x;
-}
-
 __device__ static struct gap missing(double sum, double sumsq, double values, double ref, double mu, double sigma2)
 {
 	double off = sum / values, var = sumsq / values - off * off;
@@ -59,8 +45,8 @@ __device__ static struct total total(const struct gpu_match &l, int j, int n, do
 		t.sum += l.sum[(size_t)i * l.c + j];
 		t.sumsq += l.sumsq[(size_t)i * l.c + j];
 	}
-	t.sum = over_warps(t.sum, room);
-	t.sumsq = over_warps(t.sumsq, room);
+	t.sum = over_warps<WARPS>(t.sum, room);
+	t.sumsq = over_warps<WARPS>(t.sumsq, room);
 	return t;
 }
 
@@ -81,12 +67,12 @@ __device__ static struct gap gap_mixture(const struct gpu_match &l, struct total
 
 	for (int i = threadIdx.x / 32; i < n && j < l.c; i += WARPS)
 		mu += l.cmean[label[i] * l.c + j] / (double)n;
-	mu = over_warps(mu, room);
+	mu = over_warps<WARPS>(mu, room);
 	for (int i = threadIdx.x / 32; i < n && j < l.c; i += WARPS) {
 		double d = l.cmean[label[i] * l.c + j] - mu;
 		sigma2 += (l.cvar[label[i] * l.c + j] + d * d) / n;
 	}
-	sigma2 = over_warps(sigma2, room);
+	sigma2 = over_warps<WARPS>(sigma2, room);
 	return j < l.c ? missing(t.sum, t.sumsq, (double)n * l.per, l.ref[j], mu, sigma2) : none;
 }
 
