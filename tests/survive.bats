@@ -66,6 +66,18 @@ works()
 	[ -n "$(working "$(children "$1")")" ]
 }
 
+# halts PROCESS: the same, and stands still from now on
+halts()
+{
+	local pid
+
+	for pid in $(working "$(children "$1")"); do
+		kill -STOP "$pid" 2>/dev/null && sleep 0.1
+		! grep -q '^[0-9]* (synth-step) T' "/proc/$pid/stat" 2>/dev/null || return 0
+	done
+	return 1
+}
+
 # until_so COMMAND...: waits for it to succeed, a minute at most
 until_so()
 {
@@ -176,7 +188,7 @@ host()
 	rm -r spread/distilled.ts spread/log/distilled*
 	run_into spread --sshlogin one,two --jobs 1 &
 	first=$!
-	until_so works "$(cat ssh/two/pid)"
+	until_so halts "$(cat ssh/two/pid)" # so that its unit does not end before it is killed
 	# shellcheck disable=SC2046 # numbers
 	kill -KILL $(children "$(cat ssh/two/pid)")
 	wait "$first" || { cat spread.err && return 1; }
