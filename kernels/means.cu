@@ -117,5 +117,6 @@ void gpu_class_means(cudaStream_t s, float *mean, float *deviation, const float 
 void gpu_match_means(cudaStream_t s, double *value, float *dx, const float *x, const struct gpu_group *group,
     const int *order, const float *mu, const float *sigma, int classes, int f, double w, double scale)
 {
-	LAUNCH(match_means, dim3((f + FEATURES - 1) / FEATURES, classes), WARPS * 32, s, value, dx, x, group, order, mu, sigma, f, w, scale);
+	LAUNCH(match_means, dim3((f + FEATURES - 1) / FEATURES, classes), WARPS * 32, s, value, dx, x, group, order, mu, sigma,
+	    f, w, scale);
 }
