@@ -164,7 +164,9 @@ static double match_class(const float *x, const int *at, int m, int f, const flo
 	memset(dev, 0, f * sizeof *dev);
 	for (int i = 0; i < m; i++)
 		for (int j = 0; j < f; j++)
-			off[j] += x[(size_t)at[i] * f + j] / (double)m;
+			off[j] += x[(size_t)at[i] * f + j];
+	for (int j = 0; j < f; j++) /* not term by term: features that are all alike have no deviation then */
+		off[j] /= m;
 	for (int i = 0; i < m && w > 0; i++)
 		for (int j = 0; j < f; j++) {
 			double d = x[(size_t)at[i] * f + j] - off[j];
