@@ -60,7 +60,7 @@ static void parse(struct options *o, int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, "a:s:o:vhV", longs, NULL)) != -1)
 		switch (c) {
-		case 'a': o->arch = optarg; break;
+		case 'a': o->arch = earch(optarg); break;
 		case 's': o->shape = optarg; break;
 		case HEADER: o->only_header = true; break;
 		case CLASSES: o->classes = enames("--classes", optarg, &o->nclass); break;

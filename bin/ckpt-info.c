@@ -28,13 +28,14 @@ struct options {
 
 static void parse_shape(struct options *o, const char *s)
 {
-	char end;
+	char *copy = estrdup(s), *p = copy, *t;
+	int n = 0;
 
-	if (sscanf(s, "%dx%dx%d%c", &o->chw[0], &o->chw[1], &o->chw[2], &end) != 3)
+	for (; (t = strsep(&p, "x")) && n < 3; n++)
+		o->chw[n] = eint("-s", t, 1, 65536);
+	if (n < 3 || t)
 		usage("-s %s: CxHxW expected", s);
-	for (int i = 0; i < 3; i++)
-		if (o->chw[i] < 1 || o->chw[i] > 65536)
-			usage("-s %s: sizes in 1..65536 expected", s);
+	free(copy);
 	o->shaped = true;
 }
 
@@ -50,7 +51,7 @@ static void parse(struct options *o, int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "m:a:s:k:o:hV", longs, NULL)) != -1)
 		switch (c) {
 		case 'm': o->member = optarg; break;
-		case 'a': o->arch = optarg; break;
+		case 'a': o->arch = earch(optarg); break;
 		case 's': parse_shape(o, optarg); break;
 		case 'k': o->classes = eint("-k", optarg, 1, 65536); sized = true; break;
 		case 'o': o->out = optarg; break;

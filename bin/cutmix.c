@@ -133,8 +133,8 @@ static void parse(struct plan *p, const char **out, int argc, char **argv)
 		case PROTOCOL: p->protocol = eprotocol(optarg), p->named = true; break;
 		case 'o': *out = optarg; break;
 		case 'v': p->verbose = true; break;
-		case 'h': fputs(help, stdout); exit(fflush(stdout) ? 1 : 0);
-		case 'V': puts("cutmix " TEDDY_VERSION); exit(fflush(stdout) ? 1 : 0);
+		case 'h': fputs(help, stdout); eflush(); exit(0);
+		case 'V': puts("cutmix " TEDDY_VERSION); eflush(); exit(0);
 		default: exit(2); /* getopt has said why */
 		}
 	if (optind < argc)

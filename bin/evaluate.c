@@ -76,7 +76,7 @@ static void parse(struct options *o, int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, CLI_SHORT PROTO_SHORT "a:t:r:p:", longs, NULL)) != -1)
 		switch (c) {
-		case 'a': o->arch = optarg; break;
+		case 'a': o->arch = earch(optarg); break;
 		case 't': o->val = optarg; break;
 		case 'r': o->repeats = (int)eint("-r", optarg, 1, 10000); break;
 		case 'p': o->pool = optarg; break;
@@ -84,7 +84,6 @@ static void parse(struct options *o, int argc, char **argv)
 		case PROTOCOL:
 			o->protocol = eprotocol(optarg)->name;
 			break;
-		case '?': exit(2); /* getopt has said why */
 		default:
 			/* The preset may depend on what comes in: options over it are checked here and applied later. */
 			if (!protocol_option(&scratch, c, optarg)) {

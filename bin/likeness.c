@@ -102,7 +102,7 @@ static void cosines(const float *feature /* (N,F) */, const struct imageset *s, 
 {
 	double *sum = ecalloc((size_t)(s->nclass + 1) * width, sizeof *sum), *all = sum + (size_t)s->nclass * width;
 	int64_t *count = ecalloc(s->nclass, sizeof *count);
-	double inside = 0, whole = 0, pairs = 0, every = (double)s->n * (s->n - 1);
+	double inside = 0, whole = 0, itself = 0, pairs = 0, every = (double)s->n * (s->n - 1);
 
 	for (int64_t i = 0; i < s->n; i++) {
 		const float *f = feature + i * width;
@@ -117,16 +117,17 @@ static void cosines(const float *feature /* (N,F) */, const struct imageset *s, 
 			all[j] += u;
 		}
 		count[s->label[i]]++;
+		itself += square > 0; /* the cosine of an image with itself; nothing is like one without features */
 	}
 	for (int c = 0; c < s->nclass; c++) {
 		for (int j = 0; j < width; j++)
 			inside += sum[(size_t)c * width + j] * sum[(size_t)c * width + j];
-		inside -= count[c];
 		pairs += (double)count[c] * (count[c] - 1);
 	}
 	for (int j = 0; j < width; j++)
 		whole += all[j] * all[j];
-	whole -= s->n;
+	inside -= itself;
+	whole -= itself;
 	l->within = pairs > 0 ? inside / pairs : NAN;
 	l->between = every > pairs ? (whole - inside) / (every - pairs) : NAN;
 	free(sum);

@@ -131,8 +131,8 @@ static void parse(struct options *o, int argc, char **argv)
 		case 'i': o->in = optarg; break;
 		case 'o': o->out = optarg; break;
 		case 'v': o->verbose = true; break;
-		case 'h': fputs(help, stdout); exit(fflush(stdout) ? 1 : 0);
-		case 'V': puts("prune " TEDDY_VERSION); exit(fflush(stdout) ? 1 : 0);
+		case 'h': fputs(help, stdout); eflush(); exit(0);
+		case 'V': puts("prune " TEDDY_VERSION); eflush(); exit(0);
 		default: exit(2); /* getopt has said why */
 		}
 	if (optind < argc)

@@ -81,7 +81,9 @@ int main(int argc, char **argv)
 	struct val *frame;
 	bool verbose = false;
 	int c, got, only_header = 0;
-	const struct option longs[] = { { "header", 0, &only_header, 1 }, { 0 } };
+	const struct option longs[] = {
+		{ "header", 0, &only_header, 1 }, { "help", 0, NULL, 'h' }, { "version", 0, NULL, 'V' }, { 0 }
+	};
 
 	progname = "replay";
 	while ((c = getopt_long(argc, argv, "n:o:vhV", longs, NULL)) != -1)
@@ -90,8 +92,8 @@ int main(int argc, char **argv)
 		case 'n': limit = eint("-n", optarg, 1, INT64_MAX); break;
 		case 'o': out = optarg; break;
 		case 'v': verbose = true; break;
-		case 'h': fputs(help, stdout); return fflush(stdout) ? 1 : 0;
-		case 'V': puts("replay " TEDDY_VERSION); return fflush(stdout) ? 1 : 0;
+		case 'h': fputs(help, stdout); eflush(); return 0;
+		case 'V': puts("replay " TEDDY_VERSION); eflush(); return 0;
 		default: return 2; /* getopt has said why */
 		}
 	if (optind < argc)

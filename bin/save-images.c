@@ -52,19 +52,30 @@ static void remove_standing(void)
 		nftw(standing, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-/* No restart: a read that waits for the pipe ends, and the exit handler clears up. */
+/* No restart: a read that waits for the pipe ends, and what it fails with is the signal. */
 static void on_signal(int sig)
 {
 	caught = sig;
 }
 
+static void end_if_caught(void)
+{
+	if (!caught)
+		return;
+	remove_standing();
+	signal(caught, SIG_DFL);
+	raise(caught);
+}
+
 static void catch_signals(void)
 {
-	struct sigaction sa = { .sa_handler = on_signal };
+	struct sigaction sa = { .sa_handler = on_signal }, old;
 	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
 
-	for (size_t i = 0; i < LEN(sigs); i++)
-		sigaction(sigs[i], &sa, NULL);
+	for (size_t i = 0; i < LEN(sigs); i++) /* nohup keeps its own */
+		if (!sigaction(sigs[i], NULL, &old) && old.sa_handler == SIG_DFL)
+			sigaction(sigs[i], &sa, NULL);
+	signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is a write that fails */
 }
 
 static _Noreturn void tar_failed(struct sink *s)
@@ -139,8 +150,7 @@ static void put_member(struct sink *s, const char *name, const void *p, size_t n
 {
 	struct archive_entry *e;
 
-	if (caught)
-		die("stopped by signal %d", (int)caught);
+	end_if_caught();
 	if (!s->tar) {
 		char *path = eprintf_str("%s/%s", standing, name);
 		FILE *fp = fopen(path, "wbx");
@@ -176,6 +186,7 @@ static void finish(struct sink *s)
 			die("%s", err);
 		return;
 	}
+	end_if_caught();
 	fd = open(standing, O_RDONLY | O_DIRECTORY);
 	if (fd < 0 || syncfs(fd) || close(fd) || rename(standing, s->dir))
 		die("%s:", s->dir);
@@ -435,8 +446,10 @@ int main(int argc, char **argv)
 		val_free(frame);
 		free(name);
 	}
-	if (got < 0)
+	if (got < 0) {
+		end_if_caught();
 		die("%s", r.err);
+	}
 	if (!key)
 		die("%s: no images in it", r.name);
 	finish(&sink);

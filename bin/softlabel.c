@@ -55,7 +55,6 @@ static void parse(struct options *o, int argc, char **argv)
 			o->probs = *optarg == 'p';
 			break;
 		case RELABEL: o->relabel = true; break;
-		case '?': exit(2); /* getopt has said why */
 		default: cli_option(&o->cli, c, synopsis);
 		}
 	if (optind < argc)

@@ -103,7 +103,7 @@ static void parse(struct options *o, int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, CLI_SHORT COURSE_SHORT "a:e:f:i:k:l:n:t:", longs, NULL)) != -1)
 		switch (c) {
-		case 'a': o->arch = optarg; break;
+		case 'a': o->arch = earch(optarg); break;
 		case 'e': epochs = optarg; break;
 		case 'f': o->first = eint("-f", optarg, 1, 1000000); break;
 		case 'i': o->pool = optarg; break;

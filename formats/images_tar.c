@@ -25,6 +25,12 @@ struct label {
 	int label, used;
 };
 
+/* classes.txt or dataset.json; which of them counts is seen when all images are known. */
+struct list {
+	char *path;
+	struct buf text;
+};
+
 struct tar {
 	struct source *s;
 	const char *path;
@@ -36,7 +42,8 @@ struct tar {
 	struct names dirs;
 	struct label *label;
 	size_t nlabel, caplabel;
-	struct buf classes, dataset;
+	struct list *list;
+	size_t nlist, caplist;
 };
 
 static ssize_t tap_read(struct archive *a, void *ctx, const void **p)
@@ -162,9 +169,28 @@ static int add_label(struct tar *t, const char *name)
 	return bad;
 }
 
+/* A member that was written again, as tar -u does, replaces the one before it. */
+static int add_list(struct tar *t, const char *path)
+{
+	struct list *l = t->list, *end = t->list + t->nlist;
+
+	while (l < end && strcmp(l->path, path))
+		l++;
+	if (l == end) {
+		if (t->nlist == t->caplist) {
+			t->caplist = t->caplist ? 2 * t->caplist : 4;
+			t->list = erealloc(t->list, t->caplist, sizeof *t->list);
+		}
+		l = &t->list[t->nlist++];
+		*l = (struct list){ .path = estrdup(path) };
+	}
+	l->text.len = 0;
+	return member_bytes(t, path, &l->text, MAX_LIST);
+}
+
 static int add_member(struct tar *t, struct archive_entry *e)
 {
-	const char *name = archive_entry_pathname_utf8(e), *base;
+	const char *name = archive_entry_pathname_utf8(e), *base, *slash;
 	size_t n;
 
 	if (!name)
@@ -178,7 +204,7 @@ static int add_member(struct tar *t, struct archive_entry *e)
 		n--;
 	base = memrchr(name, '/', n);
 	base = base ? base + 1 : name;
-	if (!n || *name == '.' || *base == '.')
+	if (!n || *name == '.' || memmem(name, n, "/.", 2)) /* hidden, or in a hidden folder */
 		return 0;
 	if (archive_entry_filetype(e) == AE_IFDIR) {
 		names_add(&t->dirs, name, n);
@@ -190,10 +216,10 @@ static int add_member(struct tar *t, struct archive_entry *e)
 		return add_image(t, e, name);
 	if (n > 4 && !strcmp(name + n - 4, ".cls"))
 		return add_label(t, name);
-	if (!strcmp(base, "classes.txt"))
-		return member_bytes(t, name, &t->classes, MAX_LIST);
-	if (!strcmp(base, "dataset.json"))
-		return member_bytes(t, name, &t->dataset, MAX_LIST);
+	/* At the top, or in the one folder that holds all: deeper ones do not count. */
+	slash = strchr(name, '/');
+	if ((!strcmp(base, "classes.txt") || !strcmp(base, "dataset.json")) && (!slash || slash + 1 == base))
+		return add_list(t, name);
 	return 0;
 }
 
@@ -247,16 +273,37 @@ static int join_labels(struct tar *t)
 	return 0;
 }
 
+/* The name of the first image, "" where there is none. */
+static const char *first_image(const struct tar *t)
+{
+	const struct source_impl *m = t->s->impl;
+
+	return t->first < m->nitem ? m->item[t->first].name : "";
+}
+
+/* How many bytes at the start of all images' names are one folder's. */
+static size_t common_folder(const struct tar *t)
+{
+	const struct source_impl *m = t->s->impl;
+	const char *first = first_image(t), *slash = strchr(first, '/');
+	size_t n = slash ? slash - first + 1 : 0;
+
+	for (int64_t i = t->first; n && i < m->nitem; i++)
+		if (strncmp(m->item[i].name, first, n))
+			return 0;
+	return n;
+}
+
 /* How many bytes at the start of all names are the tar's own top folder (tar c train/): all images lie two folders
  * deep, below the same one. */
 static size_t top_folder(const struct tar *t)
 {
 	const struct source_impl *m = t->s->impl;
-	const char *first = t->first < m->nitem ? m->item[t->first].name : "", *slash = strchr(first, '/');
-	size_t n = slash ? slash - first + 1 : 0;
+	const char *first = first_image(t);
+	size_t n = common_folder(t);
 
 	for (int64_t i = t->first; n && i < m->nitem; i++)
-		if (strncmp(m->item[i].name, first, n) || !strchr(m->item[i].name + n, '/'))
+		if (!strchr(m->item[i].name + n, '/'))
 			return 0;
 	for (int i = 0; n && i < t->dirs.n; i++)
 		if (strncmp(t->dirs.p[i], first, n - 1) || (t->dirs.p[i][n - 1] && t->dirs.p[i][n - 1] != '/'))
@@ -287,9 +334,30 @@ static int set_folders(struct tar *t)
 	return 0;
 }
 
+/* The list of this name at the top: in the folder that holds all, whose name has top bytes, or else beside it. */
+static const struct buf *list_at_top(const struct tar *t, const char *name, size_t top)
+{
+	const struct buf *found = NULL;
+	size_t deepest = 0;
+
+	for (size_t i = 0; i < t->nlist; i++) {
+		const struct list *l = &t->list[i];
+		size_t n = strlen(l->path) - strlen(name);
+
+		if (strcmp(strrchr(l->path, '/') ? strrchr(l->path, '/') + 1 : l->path, name))
+			continue;
+		if ((n && (n != top || strncmp(l->path, first_image(t), n))) || n < deepest)
+			continue;
+		found = &l->text, deepest = n;
+	}
+	return found && found->len ? found : NULL;
+}
+
 static int read_members(struct tar *t)
 {
+	const struct buf *classes, *dataset;
 	struct archive_entry *e;
+	size_t top;
 	int r;
 
 	while ((r = archive_read_next_header(t->tar, &e)) == ARCHIVE_OK || r == ARCHIVE_WARN)
@@ -301,9 +369,12 @@ static int read_members(struct tar *t)
 		return -1;
 	if (t->s->impl->nitem == t->first && !t->dirs.n)
 		return fail(t->s->err, "%s: no images in it", t->path);
-	if (t->classes.len && source_set_names(t->s, t->path, (char *)t->classes.p, t->classes.len))
+	top = t->nlabel ? common_folder(t) : top_folder(t);
+	classes = list_at_top(t, "classes.txt", top);
+	dataset = list_at_top(t, "dataset.json", top);
+	if (classes && source_set_names(t->s, t->path, (char *)classes->p, classes->len))
 		return -1;
-	if (t->dataset.len && source_set_norm(t->s, t->path, (char *)t->dataset.p, t->dataset.len))
+	if (dataset && source_set_norm(t->s, t->path, (char *)dataset->p, dataset->len))
 		return -1;
 	if (t->nlabel)
 		return source_set_kind(t->s, SOURCE_WDS, t->path) ? -1 : join_labels(t);
@@ -325,7 +396,10 @@ int read_tar(struct source *s, const char *path, bool regular)
 	for (size_t i = 0; i < t.nlabel; i++)
 		free(t.label[i].key);
 	free(t.label);
-	buf_free(&t.classes);
-	buf_free(&t.dataset);
+	for (size_t i = 0; i < t.nlist; i++) {
+		free(t.list[i].path);
+		buf_free(&t.list[i].text);
+	}
+	free(t.list);
 	return bad;
 }

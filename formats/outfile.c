@@ -33,6 +33,14 @@ static void on_signal(int sig)
 	raise(sig);
 }
 
+/* What cannot be written is reported like any other failure, and clears up: a closed pipe, be it that of messages only,
+ * and a limit on the size of files would end the process at once. */
+static void let_writes_fail(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+}
+
 static int register_tmp(char *tmp, char err[ERRLEN])
 {
 	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
@@ -45,6 +53,7 @@ static int register_tmp(char *tmp, char err[ERRLEN])
 		if (!owner)
 			atexit(remove_standing);
 		owner = getpid();
+		let_writes_fail();
 		for (i = 0; i < LEN(sigs); i++) /* nohup and a program's own handler keep theirs */
 			if (!sigaction(sigs[i], NULL, &old) && old.sa_handler == SIG_DFL)
 				sigaction(sigs[i], &sa, NULL);
@@ -70,7 +79,7 @@ static int open_stdout(struct outfile *o, char err[ERRLEN])
 {
 	if (isatty(STDOUT_FILENO))
 		return fail(err, "standard output is a terminal: redirect it, or name a file with -o");
-	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
+	let_writes_fail();
 	*o = (struct outfile){ .fp = stdout };
 	return 0;
 }
@@ -123,7 +132,10 @@ int out_probe(const char *path, char err[ERRLEN])
 	struct outfile o;
 	struct stat st;
 
-	if (!path || !strcmp(path, "-") || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+	if (!path || !strcmp(path, "-"))
+		return (fcntl(STDOUT_FILENO, F_GETFL) & O_ACCMODE) == O_RDONLY ?
+			errno = EBADF, fail(err, "standard output:") : 0;
+	if ((!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
 		return 0;
 	if (out_open(&o, path, err) < 0)
 		return -1;
@@ -152,7 +164,7 @@ int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 		if (S_ISDIR(st.st_mode))
 			return errno = EISDIR, fail(err, "%s:", path);
 		if (!S_ISREG(st.st_mode)) {
-			signal(SIGPIPE, SIG_IGN);
+			let_writes_fail();
 			if (!(o->fp = fopen(path, "w")))
 				return fail(err, "%s:", path);
 			o->path = estrdup(path);
@@ -163,6 +175,8 @@ int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 		o->path = estrdup(real);
 	} else if (errno != ENOENT) {
 		return fail(err, "%s:", path);
+	} else if (!*path || path[strlen(path) - 1] == '/') { /* now, not when all the work is done */
+		return errno = *path ? EISDIR : ENOENT, fail(err, "'%s':", path);
 	} else {
 		o->path = through_links(path);
 	}

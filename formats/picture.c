@@ -23,6 +23,7 @@ struct jpeg_trap {
 	struct jpeg_error_mgr mgr;
 	jmp_buf jump;
 	char *err;
+	bool scanning; /* pixels are being read: what is odd now is odd about them */
 };
 
 static void jpeg_fail(j_common_ptr c)
@@ -35,11 +36,22 @@ static void jpeg_fail(j_common_ptr c)
 	longjmp(t->jump, 1);
 }
 
-/* libjpeg warns where it goes on with made-up pixels; nobody wants those in a data set. Odd metadata is harmless. */
+/* libjpeg warns where it goes on with made-up pixels; nobody wants those in a data set. Odd metadata is harmless, and so
+ * are bytes of no meaning before the pixels or behind them, as in some files of ImageNet. */
 static void jpeg_message(j_common_ptr c, int level)
 {
-	if (level < 0 && c->err->msg_code != JWRN_ADOBE_XFORM && c->err->msg_code != JWRN_JFIF_MAJOR)
-		jpeg_fail(c);
+	if (level >= 0)
+		return;
+	switch (c->err->msg_code) {
+	case JWRN_ADOBE_XFORM:
+	case JWRN_JFIF_MAJOR:
+	case JWRN_NOT_SEQUENTIAL: /* of a baseline scan, which takes all coefficients whatever it says */
+		return;
+	case JWRN_EXTRANEOUS_DATA:
+		if (!((struct jpeg_trap *)c->err)->scanning)
+			return;
+	}
+	jpeg_fail(c);
 }
 
 static void cmyk_to_rgb(uint8_t *px, int n, int inverted)
@@ -127,6 +139,7 @@ static int decode_jpeg(const void *data, size_t n, struct picture *out, char *er
 		longjmp(trap.jump, 1);
 	c.out_color_space = c.num_components == 1 ? JCS_GRAYSCALE : c.num_components == 4 ? JCS_CMYK : JCS_RGB;
 	words = word_pixels(&c);
+	trap.scanning = true;
 	jpeg_start_decompress(&c);
 	*out = (struct picture){ c.num_components == 1 ? 1 : 3, c.output_height, c.output_width, NULL };
 	/* Rows lie off 32 bytes: to aligned ones libjpeg-turbo stores past the cache, from which they are read at once. */
@@ -144,6 +157,7 @@ static int decode_jpeg(const void *data, size_t n, struct picture *out, char *er
 			(words ? put_words : put_row)(out, y, rows[i]);
 		}
 	}
+	trap.scanning = false;
 	jpeg_finish_decompress(&c);
 	jpeg_destroy_decompress(&c);
 	free(block);

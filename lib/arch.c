@@ -181,10 +181,36 @@ static const struct {
 	{ "alexnet", arch_alexnet, INIT_DEFAULT },
 };
 
+/* "NAME[-small]": its place in the zoo, -1 when it has none. */
+static int in_zoo(const char *arch, bool *small)
+{
+	for (size_t i = 0; i < LEN(zoo); i++) {
+		size_t n = strlen(zoo[i].name);
+		if (strncmp(arch, zoo[i].name, n) || (arch[n] && strcmp(arch + n, "-small")))
+			continue;
+		*small = arch[n];
+		return i;
+	}
+	return -1;
+}
+
+#define UNKNOWN "unknown architecture '%s' (known: %s)"
+
+const char *earch(const char *arch)
+{
+	int depth, width;
+	enum op norm;
+	bool small;
+
+	if (!parse_convnet(arch, &depth, &width, &norm) && in_zoo(arch, &small) < 0)
+		usage(UNKNOWN, arch, ARCH_NAMES(" "));
+	return arch;
+}
+
 /* Builds what arch names; 0 when there is no such name. */
 static int build(struct builder *b, const char *arch, int nclass)
 {
-	int depth, width;
+	int depth, width, at;
 	enum op norm;
 
 	build_layer(b, OP_INPUT, "input");
@@ -192,16 +218,11 @@ static int build(struct builder *b, const char *arch, int nclass)
 		arch_convnet(b, depth, width, norm, nclass);
 		return 1;
 	}
-	for (size_t i = 0; i < LEN(zoo); i++) {
-		size_t n = strlen(zoo[i].name);
-		if (strncmp(arch, zoo[i].name, n) || (arch[n] && strcmp(arch + n, "-small")))
-			continue;
-		b->small = arch[n];
-		b->net->init = zoo[i].init;
-		zoo[i].build(b, nclass);
-		return 1;
-	}
-	return 0;
+	if ((at = in_zoo(arch, &b->small)) < 0)
+		return 0;
+	b->net->init = zoo[at].init;
+	zoo[at].build(b, nclass);
+	return 1;
 }
 
 struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN])
@@ -209,7 +230,7 @@ struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ER
 	struct builder b = { .net = net_new(arch, chw), .err = err };
 
 	if (!build(&b, arch, nclass)) {
-		fail(err, "unknown architecture '%s' (known: %s)", arch, ARCH_NAMES(" "));
+		fail(err, UNKNOWN, arch, ARCH_NAMES(" "));
 		b.failed = 1;
 	}
 	if (!b.failed && net_finish(b.net, nclass, err) == 0)

@@ -69,7 +69,7 @@ void cli_option(struct cli *c, int opt, const char *synopsis)
 		setvbuf(c->log, NULL, _IOLBF, 0);
 		break;
 	default:
-		usage("usage: %s", synopsis);
+		exit(2); /* getopt has said why */
 	}
 }
 

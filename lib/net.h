@@ -116,6 +116,7 @@ bool net_alike(const struct net *a, const struct net *b);
 /* An architecture by name for images of shape chw: convnetD[-W], with "-in" appended for instance norm; torchvision's,
  * with "-small" appended for small images. NULL and err (with the list of names) otherwise. */
 struct net *net_arch(const char *arch, const int chw[3], int nclass, char err[ERRLEN]);
+const char *earch(const char *arch); /* arch, or the end of the program (2) where there is none of this name */
 /* All of them in words, for a usage text: sep stands where lines may end. */
 #define ARCH_NAMES(sep) "convnetD[-W][-in]," sep \
 	"resnet18, resnet34, resnet50, resnet101, densenet121, mobilenet_v2," sep \

@@ -1,6 +1,7 @@
 #include "util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -16,6 +17,15 @@ enum { HUGE_PAGE = 2 << 20 };
 const char *progname = "teddy";
 
 static int drawn; /* a progress line stands on the terminal */
+
+/* What is opened while a standard stream is closed would take its number: messages or a log would get into a file of
+ * results. What stands there instead cannot be read or written either. */
+__attribute__((constructor)) static void keep_standard_streams(void)
+{
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd)
+			_exit(1);
+}
 
 /* One line, whatever names out of a file are in it, and no control characters for a terminal. */
 static void vwarn(const char *fmt, va_list ap)

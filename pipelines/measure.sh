@@ -98,10 +98,7 @@ begin_measuring()
 	*) student=${student:-$1} ;;
 	esac
 	soft_student=${soft_student:-$1}
-	read -ra train_opts <<<"$train_opts"
-	read -ra mix_opts <<<"$mix_opts"
-	read -ra hard_opts <<<"$hard_opts"
-	read -ra soft_opts <<<"$soft_opts"
+	split train_opts mix_opts hard_opts soft_opts
 	precise=(${precision:+--precision "$precision"})
 	of=(--threads "$threads" "${precise[@]}")
 	# As many students at a time as there are of one set, each with its share of the threads.
@@ -251,13 +248,15 @@ measure_hard()
 # images_in STREAM: how many; counted once, as it may be large
 images_in()
 {
-	local noted=$log/${1##*/}.images now had=''
+	local noted=$log/${1##*/}.images now had='' images
 
-	now=$(stamp "$1")
+	now=$(stamp "$1") || return
 	[ ! -e "$noted" ] || had=$(<"$noted")
-	if [ "${had%;*}" != "$now" ]; then
-		had="$now;$(count "$1" images)"
-		save "$noted" <<<"$had"
+	if [ "${had%;*}" != "$now" ] || [ -z "${had##*;}" ]; then
+		images=$(count "$1" images) || images=''
+		[ -n "$images" ] || die "$1: its images could not be counted"
+		had="$now;$images"
+		save "$noted" <<<"$had" || exit
 	fi
 	echo "${had##*;}"
 }
@@ -334,14 +333,29 @@ row()
 table()
 {
 	local line name images hard soft of_hard of_soft
+	local seen hard_mean soft_mean
 
 	printf 'set\timages\thard\thard_sd\tsoft\tsoft_sd\n'
 	for line in "${rows[@]}"; do
 		read -r name images hard soft <<<"$line"
 		mapfile -t of_hard < <(results 06-hard "$hard")
 		mapfile -t of_soft < <(results 07-soft "$soft")
-		printf '%s\t%s\t%s\t%s\n' "$name" "$(images_in "$out/$images")" "$(mean "${of_hard[@]}")" \
-			"$(mean "${of_soft[@]}")"
+		seen=$(images_in "$out/$images") && hard_mean=$(mean "${of_hard[@]}") && soft_mean=$(mean "${of_soft[@]}") || return
+		printf '%s\t%s\t%s\t%s\n' "$name" "$seen" "$hard_mean" "$soft_mean"
+	done
+}
+
+# forget_others: students that other options had; a mean over the folder would count them in
+forget_others()
+{
+	local key file
+
+	for key in "$log"/06-hard-*-*.json.made "$log"/07-soft-*-*.json.made; do
+		key=${key##*/} key=${key%.made}
+		file=$out/${key%-*}/${key##*-}
+		[[ " ${hard_results[*]} ${soft_results[*]} " != *" $file "* ]] || continue
+		rm -f "$file" "$log/$key" "$log/$key".{made,seen,seconds,usage}
+		rmdir "${file%/*}" 2>/dev/null || true
 	done
 }
 
@@ -352,6 +366,7 @@ end_measuring()
 
 	lines=$(table)
 	save "$out/table.tsv" <<<"$lines"
+	forget_others
 	end_steps
 	awk -F '\t' -v n="$repeats" "$awk_cell"'
 		NR == 1 { printf "\n%-20s %7s   %-12s   %s\n", "accuracy, %", "images", "hard labels", "soft labels" }

@@ -8,7 +8,7 @@
 #	KEY.made     how it was called and, without a history, what it was made from and the digest of what it made;
 #	             with one, the digests of what came from elsewhere
 #	KEY.seen     size, time and inode of the file when it was last read whole, and what it said then
-#	KEY.seconds  how long it took
+#	KEY.seconds  how long it took, with what earlier runs spent on the part of it that was kept
 #	KEY.usage    seconds and peak memory of every program in it
 # and, as long as it is under way, the folder partial/KEY-HASH, where HASH stands for what is wanted.
 # shellcheck shell=bash
@@ -54,6 +54,16 @@ set_option()
 	printf -v "${name//-/_}" %s "$2"
 }
 
+# split NAME...: options that came in one word become an array of words, split at blanks and ends of lines
+split()
+{
+	local -n options_of
+
+	for options_of; do
+		IFS=$' \t\n' read -rd '' -a options_of <<<"$options_of" || true
+	done
+}
+
 say()
 {
 	printf '%s  %s\n' "$(date +%T)" "$*" >&2
@@ -71,7 +81,7 @@ begin_steps()
 	command -v load-images >/dev/null || die "the filters are not there; build them with make"
 	command -v parallel >/dev/null || die "GNU parallel is not installed"
 	take_folder
-	find "$out" -type f -regex '.*/[.][^/]*[.][0-9]+[.]tmp' -delete # of filters that were killed
+	find "$out/" -type f -regex '.*/[.][^/]*[.][0-9]+[.]tmp' -delete # of filters that were killed
 	take_device
 }
 
@@ -105,7 +115,7 @@ source_stamp()
 	for file in "$labels" "${labels%.gz}" "$labels.gz"; do
 		[ "$file" = "$1" ] || [ ! -e "$file" ] || of+=("$file")
 	done
-	realpath "$1"
+	realpath "$1" || return
 	find -L "${of[@]}" -printf '%T@\n' | LC_ALL=C sort -n | tail -n 1
 }
 
@@ -264,15 +274,23 @@ why_again()
 # fresh: the output is intact and the one wanted
 fresh()
 {
-	local record=$log/$key.made
+	local record=$log/$key.made line words='' had_bytes='' made=''
 
 	look_at "$output" || return 1
+	if [ -e "$record" ]; then
+		while IFS= read -r line; do
+			case $line in
+			'made '*) made=$line ;;
+			'bytes '*) had_bytes+=${had_bytes:+$'\n'}$line ;;
+			*) words+=${words:+$'\n'}$line ;;
+			esac
+		done <"$record"
+	fi
 	if [ -n "$foretold" ]; then
-		[ "$had" = "$wanted" ] && [ "$(sed -n '/^bytes /p' "$record" 2>/dev/null)" = "$bytes" ]
+		[ "$had" = "$wanted" ] && [ "$had_bytes" = "$bytes" ]
 	else
 		# Without the line the step was ended between its output and its record.
-		[ -e "$record" ] && [ "$(grep -v '^made ' "$record")" = "$wanted" ] &&
-			{ ! grep -q '^made ' "$record" || [ "$(grep '^made ' "$record")" = "made $had" ]; }
+		[ "$words" = "$wanted" ] && [ "${made:-made $had}" = "made $had" ]
 	fi
 }
 
@@ -333,10 +351,28 @@ finish_step()
 	remade+=("${output##*/}")
 }
 
-# since TIME: seconds
+# since TIME [BY [MORE]]: seconds, divided BY, and MORE
 since()
 {
-	awk -v a="$1" -v b="$EPOCHREALTIME" -v by="${2-1}" 'BEGIN { printf "%.2f\n", (b - a) / by }'
+	awk -v a="$1" -v b="$EPOCHREALTIME" -v by="${2-1}" -v more="${3-0}" 'BEGIN { printf "%.2f\n", (b - a) / by + more }'
+}
+
+# spent: what runs that were ended spent on the step under way: each until it last kept something in $partial
+spent()
+{
+	local began=0 before=0
+
+	[ ! -e "$partial/.spent" ] || read -r began before <"$partial/.spent"
+	find "$partial" -type f ! -name .spent -printf '%T@\n' | awk -v began="$began" -v before="$before" '
+		$1 > last { last = $1 }
+		END { print before + (began && last > began ? last - began : 0) }'
+}
+
+# spend: $spent, and notes when this run begins
+spend()
+{
+	spent=$(spent)
+	save "$partial/.spent" <<<"$EPOCHREALTIME $spent"
 }
 
 # step OUTPUT WORDS INPUT... -- COMMAND...: runs the command, which makes OUTPUT whole or not at all, unless it is there.
@@ -344,17 +380,18 @@ since()
 # says that nobody has begun yet.
 step()
 {
-	local before
+	local before spent
 
 	prepare_step "$@"
 	[ -n "$todo" ] || return 0
 	before=$EPOCHREALTIME to=$output
 	export TEDDY_USAGE=$log/$key.usage
 	[ -z "$afresh" ] || rm -f "$TEDDY_USAGE"
+	spend
 	"${command[@]}"
 	unset TEDDY_USAGE
-	since "$before" | save "$log/$key.seconds"
-	[[ " $heavy " != *" ${command[0]} "* ]] || worked=$(awk -v a="$worked" -v b="$(cat "$log/$key.seconds")" 'BEGIN { print a + b }')
+	since "$before" 1 "$spent" | save "$log/$key.seconds"
+	[[ " $heavy " != *" ${command[0]} "* ]] || worked=$(since "$before" 1 "$worked")
 	finish_step
 }
 
@@ -371,15 +408,16 @@ later()
 # queued_step WORD: a step out of the queue, a job of GNU parallel
 queued_step()
 {
-	local before=$EPOCHREALTIME key to partial
+	local before=$EPOCHREALTIME key to partial spent
 
 	set -euo pipefail
 	eval "set -- $1"
 	key=$1 to=$2 partial=$3
 	shift 3
 	export TEDDY_USAGE=$log/$key.usage
+	spend
 	"$@"
-	since "$before" "$at_once" | save "$log/$key.seconds"
+	since "$before" "$at_once" "$spent" | save "$log/$key.seconds"
 }
 
 # together LOG JOBS: the steps that were put off, so many at a time. $carry: the names of what their commands need.
@@ -388,9 +426,9 @@ together()
 	local before=$EPOCHREALTIME job at_once=$2
 
 	if [ "${#queue[@]}" -gt 0 ]; then
-		carry+=(queued_step since save die out log at_once)
+		carry+=(queued_step spend spent since save die out log at_once)
 		side_by_side "$1" "$2" queued_step {} ::: "${queue[@]}"
-		worked=$(awk -v a="$worked" -v b="$(since "$before")" 'BEGIN { print a + b }')
+		worked=$(since "$before" 1 "$worked")
 		for job in "${left[@]}"; do
 			eval "${job//declare --/}"
 			finish_step
@@ -499,13 +537,14 @@ count()
 # mean RESULT...: of evaluate, a student each: mean and deviation of the accuracy, two fields; "-" where there is none
 mean()
 {
+	[ -e "$1" ] || { printf -- '-\t-\n' && return; }
 	awk '/^  "students": / { on = 1 } /^  \]/ { on = 0 }
 		on && /^ *"accuracy": / { gsub(/[ ,]/, ""); sub(/.*:/, ""); x[++n] = $0; sum += $0 }
 		END {
 			for (i = 1; i <= n; i++)
 				squares += (x[i] - sum / n) ^ 2
 			print (n ? sprintf("%.2f", sum / n) : "-") "\t" (n > 1 ? sprintf("%.2f", sqrt(squares / (n - 1))) : "-")
-		}' "$@" 2>/dev/null || printf -- '-\t-\n'
+		}' "$@"
 }
 
 # For awk: cell(), a mean with its deviation in a column of 12; padded by hand, since some awks count the bytes of a sign.

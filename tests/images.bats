@@ -372,3 +372,92 @@ END
 	[ -s all.png ]
 	[ -d distilled ]
 }
+
+@test "what is hidden in a tar is hidden, as in a folder" {
+	mkdir -p work/hid/a/.ipynb_checkpoints work/hid/b work/hid/.trash
+	image=$(find some -name "*.png" | sort | head -n 1)
+	cp "$image" work/hid/a/0.png
+	cp "$image" work/hid/b/1.png
+	for at in a/.ipynb_checkpoints/0.png .trash/0.png a/.0.png; do
+		cp "$image" "work/hid/$at"
+	done
+	load-images -o work/hid.ts work/hid
+	tar cf work/a.tar -C work hid
+	tar cf work/b.tar -C work/hid .
+	tar cf work/c.tar -C work/hid a b
+	for f in work/[abc].tar; do
+		load-images "$f" | cmp - work/hid.ts
+	done
+	streams <<-'END'
+	h, x, y = read("work/hid.ts")
+	assert h["classes"] == ["a", "b"] and y.tolist() == [0, 1]
+	END
+}
+
+@test "lists of names and numbers count at the top of a tar alone, the last of a name" {
+	mkdir -p work/nest/a work/nest/b
+	image=$(find some -name "*.png" | sort | head -n 1)
+	cp "$image" work/nest/a/0.png
+	cp "$image" work/nest/b/1.png
+	echo '{"mean": [0.1], "std": [0.9]}' | tee work/nest/a/dataset.json >work/nest/b/dataset.json
+	printf 'b\na\n' >work/nest/b/classes.txt
+	for top in without with; do
+		if [ $top = with ]; then
+			printf 'second\nfirst\n' >work/nest/classes.txt
+			echo '{"mean": [0.25], "std": [0.5]}' >work/nest/dataset.json
+			mv work/nest/a work/nest/second
+			mv work/nest/b work/nest/first
+		fi
+		load-images -o work/nest.ts work/nest
+		tar cf work/a.tar -C work nest
+		tar cf work/b.tar -C work/nest .
+		for f in work/[ab].tar; do
+			load-images "$f" | cmp - work/nest.ts
+		done
+	done
+	streams <<-'END'
+	h = read("work/nest.ts")[0]
+	assert h["classes"] == ["second", "first"] and h["mean"] == [0.25] and h["std"] == [0.5]
+	END
+	echo '{"mean": [0.75], "std": [0.5]}' >work/nest/dataset.json
+	tar rf work/b.tar -C work/nest ./dataset.json
+	load-images -o work/again.ts work/b.tar
+	# a WebDataset, whose images may be in a folder as well
+	mkdir work/wds && tar xf some.tar -C work/wds
+	tar cf work/c.tar --sort=name -C work wds
+	load-images work/c.tar | cmp - <(load-images some.tar)
+	streams <<-'END'
+	assert read("work/again.ts")[0]["mean"] == [0.75]
+	END
+}
+
+@test "a JPEG with bytes of no meaning around its pixels is one without; between them it is refused" {
+	mkdir -p work/jpeg/{whole,odd,bad}/a
+	"${PYTHON:-/usr/bin/python3}" - <<-'END'
+	import io, numpy as np
+	from PIL import Image
+	x = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+	b = io.BytesIO()
+	Image.fromarray(x).save(b, "JPEG", quality=90)
+	b = b.getvalue()
+	sos = b.index(b"\xff\xda")
+	put = lambda name, b: open(f"work/jpeg/{name}.jpg", "wb").write(b)
+	junk = bytes(range(1, 121))
+	for i in range(4):
+	    put(f"whole/a/{i}", b)
+	put("odd/a/0", b[:-2] + junk + b[-2:])
+	put("odd/a/1", b[:sos] + junk[:3] + b[sos:])
+	n = int.from_bytes(b[sos + 2:sos + 4], "big")
+	assert b[sos + n] == 63  # the last coefficient of the scan
+	put("odd/a/2", b[:sos + n] + b"\0" + b[sos + n + 1:])
+	put("odd/a/3", b + junk)
+	put("bad/a/0", b[:-400] + b[-2:])
+	END
+	load-images -o work/whole.ts work/jpeg/whole
+	load-images -o work/odd.ts work/jpeg/odd
+	streams <<-'END'
+	a, b = read("work/whole.ts"), read("work/odd.ts")
+	assert (a[1] == b[1]).all() and len(b[1]) == 4
+	END
+	refused "0.jpg: JPEG: " load-images -o out work/jpeg/bad
+}

@@ -69,6 +69,19 @@ END
 	END
 }
 
+@test "nothing is like an image without features, itself not either" {
+	tar xOf pool.tar 0/2.ts >one.ts
+	PYTHONPATH=$root/tests python <<-'END'
+	import tstream
+	h, frames = tstream.read("one.ts")
+	w = tstream.Writer("dead.ts", "checkpoint", h)
+	for f in frames:
+	    w.put({k: v if k.startswith("classifier") or k.endswith("running_var") else v * np.float32(0) for k, v in f.items()})
+	w.finish()
+	END
+	[ "$(likeness -p dead.ts <val.ts | cut -f 2,3 | sort -u)" = "0.0000	0.0000" ]
+}
+
 @test "the distance is that of the probabilities" {
 	likeness -p other.tar -q pool.tar --json <val.ts >got.json
 	for pool in other pool; do

@@ -131,6 +131,64 @@ setup()
 		"student 1 on hard labels, random: 6 steps;student 0 on soft labels, random;" ]
 }
 
+@test "of fewer students, or none of a set, those of before are gone" {
+	cp -a first fewer
+	run_into fewer --repeats 1 --whole-steps 0
+	[ -z "$(done_again fewer.err)" ]
+	[ "$(cd fewer && echo 0[67]-*/* log/0[67]-*.seconds)" = "06-hard-distilled/0.json 06-hard-random/0.json\
+ 07-soft-distilled/0.json 07-soft-random/0.json log/06-hard-distilled-0.json.seconds log/06-hard-random-0.json.seconds\
+ log/07-soft-distilled-0.json.seconds log/07-soft-random-0.json.seconds" ]
+	[ -z "$(find fewer -name '*whole-*' -path '*0[67]*')" ]
+	run_into fewer
+	[ "$(done_again fewer.err | wc -l)" -eq 8 ]
+	cmp fewer/table.tsv first/table.tsv
+}
+
+@test "a count that came to nothing is made again; a folder behind a link is cleared of what killed filters left" {
+	cp -a first counted
+	ln -s counted linked
+	for file in random.ts 01-train.ts; do
+		printf '%s;\n' "$(stat -Lc '%s %.9Y %i' counted/$file)" >counted/log/$file.images
+	done
+	touch counted/.distilled.ts.77.tmp counted/log/.x.78.tmp
+	run_into linked
+	[ -z "$(done_again linked.err)" ]
+	cmp counted/table.tsv first/table.tsv
+	[ -z "$(find counted -name '*.tmp')" ]
+}
+
+@test "options in one word are split at blanks and ends of lines" {
+	here=$root/pipelines
+	usage() { :; }
+	. "$here/steps.sh"
+	one=$'--wd 5e-4\n\t--crop pad:4 \n' two='' three='*'
+	split one two three
+	[ "${#one[@]} ${one[*]}" = "4 --wd 5e-4 --crop pad:4" ]
+	[ "${#two[@]}" -eq 0 ]
+	[ "${three[*]}" = "*" ]
+}
+
+@test "the time of a step that was stopped counts as far as its work was kept" {
+	here=$root/pipelines
+	usage() { :; }
+	. "$here/steps.sh"
+	mkdir -p stopped/units
+	partial=$PWD/stopped
+	[ "$(spent)" = 0 ]
+	spend
+	[ "$(spent)" = 0 ] # nothing was kept
+	echo "1700000000.5 3.5" >stopped/.spent
+	touch -d @1700000008 stopped/state
+	touch -d @1700000010.5 stopped/units/0.state
+	[ "$(spent)" = 13.5 ]
+	spend
+	[ "$(cut -d ' ' -f 2 stopped/.spent)" = 13.5 ]
+	[ "$(spent)" = 13.5 ]
+	awk -v began="$(cut -d ' ' -f 1 stopped/.spent)" -v now="$EPOCHREALTIME" 'BEGIN { exit !(now - began >= 0 && now - began < 9) }'
+	awk -v said="$(since 1700000000 2 13.5)" -v now="$EPOCHREALTIME" 'BEGIN {
+		d = (now - 1700000000) / 2 + 13.5 - said; exit !(d >= -0.1 && d < 9) }'
+}
+
 @test "touched files, a folder that moved, a default that is spelled out: nothing is done again" {
 	cp -a first touched
 	find touched -type f -exec touch {} +

@@ -129,6 +129,35 @@ claim()
 	mv kept out
 }
 
+@test "another data set of the same name is loaded, and what was measured on it is measured again" {
+	mkdir -p data/fashion-mnist
+	for name in train-images-idx3 train-labels-idx1 t10k-images-idx3 t10k-labels-idx1; do
+		cp "$root/pipelines/sample/$name-ubyte.gz" data/fashion-mnist
+	done
+	export DATA=$PWD/data
+	echo "repeats=1" >extra
+	claim decay fashion 2>said
+	claim decay fashion 2>said
+	[ "$(grep -v ': there$' said)" = "" ]
+	touch data/fashion-mnist/t10k-images-idx3-ubyte.gz
+	claim decay fashion 2>said
+	[ "$(grep -v ': there$' said | sed 's/^..:..:..  //; s/^ *//' | tr '\n' ';')" = \
+		"fashion, test images: t10k-images-idx3-ubyte.gz is another;fashion, test images;" ]
+	for name in images-idx3 labels-idx1; do
+		mv "data/fashion-mnist/t10k-$name-ubyte.gz" "data/fashion-mnist/train-$name-ubyte.gz"
+		cp "$root/pipelines/sample/t10k-$name-ubyte.gz" data/fashion-mnist
+	done
+	claim decay fashion 2>said
+	grep -q '^..:..:..  fashion, training images$' said
+	grep -q 'real images a class: train.ts is another' said
+	[ "$(grep -c ': student .* of ' said)" -ge 4 ]
+}
+
+@test "what stands in the environment is not the claims'" {
+	log=elsewhere seed=5 claim decay sample 2>again
+	[ "$(grep -v ': there$' again)" = "" ]
+}
+
 @test "the table has a place for every row, measured or not" {
 	rm -f rows/sample/decay-1e-4-noise.json
 	claim decay --table sample >table

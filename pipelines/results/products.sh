@@ -32,7 +32,6 @@ data_set()
 		train=$at/train-images-idx3-ubyte.gz test=$at/t10k-images-idx3-ubyte.gz load="--classes @$at/CLASSES"
 		;;
 	esac
-	export train test load
 	[ -n "$train" ] && [ -n "$test" ]
 }
 
@@ -49,7 +48,7 @@ first_of()
 tiny_classes=n01443537,n01629819,n01641577,n01644900,n01698640,n01742172,n01768244,n01770393,n01774384,n01774750
 tiny_classes+=,n01784675,n01855672,n01882714,n01910747,n01917289,n01944390,n01945685,n01950731,n01983481,n01984695
 
-# shellcheck disable=SC2016 # lines are expanded where they run
+# shellcheck disable=SC2016 # "need" expands the lines
 data_products()
 {
 	case $dataset in

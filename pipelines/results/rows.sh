@@ -27,7 +27,8 @@ esac
 dataset=$1
 out=$(realpath -m "${RESULTS_OUT:-$root/build/results}")/$dataset
 kept=$(realpath -m "${RESULTS_ROWS:-$here/rows}")/$dataset
-device='' gpus='' per_gpu=1 jobs='' historic=in_shell
+device='' gpus='' per_gpu=1 jobs='' historic=in_shell log=''
+unset seed # of a function of a claim, never the caller's
 
 declare -A about line note there alias               # of products, by name; $note: what data they are
 declare -A of_row of_column how seen pupils also facts # of rows, by name
@@ -86,6 +87,16 @@ need()
 	for name; do
 		[ -z "${there[$name]-}" ] || continue
 		paths=() run=in_shell
+		read -ra text <<<"${line[$name]}"
+		# shellcheck disable=SC2016 # the line has the names, so that rows are the same wherever the data lies
+		case ${line[$name]} in
+		*' $train') read -ra paths <<<"$train" ;;
+		*' $test') read -ra paths <<<"$test" ;;
+		esac
+		if [ ${#paths[@]} -gt 0 ]; then
+			own+=("${paths[@]}")
+			read -ra text <<<"load-images $load ${paths[*]}"
+		fi
 		for input in $(used "${line[$name]}"); do
 			need "$input"
 			paths+=("$out/$input")
@@ -93,7 +104,6 @@ need()
 		# What images a path has is not known without reading them; which members were taken is in no history; a
 		# table has none.
 		[[ ! ${line[$name]} =~ ^load-images|' --only '|^likeness ]] || run=unforetold
-		read -ra text <<<"${line[$name]}"
 		step "$out/$name" "$dataset, ${about[$name]}" "${paths[@]}" -- "$run" "${text[@]}"
 		there[$name]=1
 	done
@@ -263,14 +273,14 @@ isa()
 	esac
 }
 
-# cost PRODUCT...: of all that they are made from: program by program, seconds and peak memory in bytes
+# cost PRODUCT...: of all that they are made from, one by one: seconds, and peak memory of a program in bytes
 cost()
 {
 	local name
 
 	for name in $(made "$@" | sed -E 's/.* -o ([^ ]+).*/\1/'); do
 		[ ! -s "$log/$name.usage" ] || jq -s --arg name "$name" \
-			'{($name): {seconds: (map(.seconds) | max), peak: (map(.peak) | max)}}' "$log/$name.usage"
+			--slurpfile took "$log/$name.seconds" '{($name): {seconds: $took[0], peak: (map(.peak) | max)}}' "$log/$name.usage"
 	done | jq -s 'add // {}'
 }
 
