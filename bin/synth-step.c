@@ -77,6 +77,7 @@ struct job {
 	const char *state;       /* NULL: none is kept */
 	int64_t every;           /* iterations between saves; 0: SAVE_SECONDS count */
 	struct state saved;
+	int at_once;             /* iterations of a call */
 };
 
 struct task { /* one unit's */
@@ -367,7 +368,8 @@ static bool save_due(const struct job *j, const struct unit *u, double last)
 	return j->state && (j->every ? u->opt.step % j->every == 0 : now() - last >= SAVE_SECONDS);
 }
 
-/* A device that works by itself is asked for as many iterations as take about a second; the processor, for one. */
+/* A device that works by itself is asked for as many iterations as take about a second, which the units before have told;
+ * the processor, for one. */
 static void run_unit(struct job *j, struct synth *s, const struct task *t, struct unit *u)
 {
 	enum { MOST = 4096 };
@@ -375,12 +377,13 @@ static void run_unit(struct job *j, struct synth *s, const struct task *t, struc
 	char err[ERRLEN], text[96];
 	double start = now(), saved = start;
 	int64_t resumed = u->opt.step;
-	int k = 1, rc = 0;
+	int rc = 0;
 
 	while (u->opt.step < t->until && rc == 0) {
 		int64_t before = u->opt.step;
 		double began = now();
-		int n = MIN(k, MIN(t->until - before, until_save(j, u)));
+		int k = MAX(j->at_once, 1), n = MIN(k, MIN(t->until - before, until_save(j, u)));
+
 		rc = synth_run(s, u, n, loss, err);
 		if (j->cli.verbose && before == resumed)
 			warn("unit %lld: %.1f MB of workspace", (long long)u->number, synth_bytes(s) / 1e6);
@@ -391,7 +394,7 @@ static void run_unit(struct job *j, struct synth *s, const struct task *t, struc
 		snprintf(text, sizeof text, "unit %lld  ce %.3f  bn %.3f", (long long)u->number, last.ce, last.bn);
 		progress("iterations", u->opt.step, t->until, text);
 		if (!device_is_host() && n == k)
-			k = MAX(1, MIN(MOST, MIN(4 * k, (int)(k / (now() - began)))));
+			j->at_once = MAX(1, MIN(MOST, MIN(4 * k, (int)(k / (now() - began)))));
 		if (rc == 0 && u->opt.step < t->until && save_due(j, u, saved)) {
 			struct val *so_far = store_unit(j, t->frame, u);
 

@@ -74,6 +74,7 @@ extern struct gpu gpu;
 int cuda_open(char text[ERRLEN]); /* what it is; -1: what is missing */
 __attribute__((format(printf, 1, 2))) _Noreturn void cuda_die(const char *fmt, ...);
 void cuda_check(cudaError_t e, const char *what);
+_Noreturn void cuda_no_memory(size_t bytes); /* so many more there are not; says what would fit */
 void *cuda_alloc(size_t bytes); /* zeroed; dies when there is no room */
 void cuda_free(void *p);
 bool cuda_spare(size_t bytes); /* whether a set of images may take so much: half of what is free */

@@ -60,7 +60,7 @@ static struct size_text what_fits(double left)
 	return t;
 }
 
-static _Noreturn void out_of_memory(size_t bytes)
+void cuda_no_memory(size_t bytes)
 {
 	size_t left = 0, all = 0;
 
@@ -76,7 +76,7 @@ void *cuda_alloc(size_t bytes)
 	cudaError_t e = cudaMalloc(&p, MAX(bytes, 1));
 
 	if (e == cudaErrorMemoryAllocation)
-		out_of_memory(bytes);
+		cuda_no_memory(bytes);
 	cuda_check(e, "memory");
 	cuda_check(cudaMemsetAsync(p, 0, MAX(bytes, 1), gpu.stream), "memory");
 	return p;

@@ -114,5 +114,5 @@ int dnn_run(struct dnn *d, const struct dnn_op *op, void *out, const void *a, co
 	if (op->workspace > d->space.bytes)
 		return fail(err, "%s: %zu bytes of workspace, %zu are reserved", op->what, op->workspace, d->space.bytes);
 	gpu_count_launch(op->counted);
-	return op->run(d, op, out, a, b, space_of(&d->space, d->lane), err);
+	return op->run(d, op, out, a, b, space_of(&d->space, d->lane, d->stream), err);
 }

@@ -104,8 +104,10 @@ static int add_sized(struct plan *p, const struct stage *s, int n, char err[ERRL
 		want.way = way;
 		want.gemm.wide &= way == DNN_FORWARD;
 		z->op[way] = prepare(want, err);
-		if (!z->op[way] || dnn_reserve(gpu.dnn, dnn_op_workspace(z->op[way]), err) < 0)
+		if (!z->op[way])
 			return -1;
+		if (dnn_reserve(gpu.dnn, dnn_op_workspace(z->op[way]), err) < 0)
+			cuda_no_memory(dnn_op_workspace(z->op[way]));
 	}
 	return 0;
 }

@@ -2,6 +2,8 @@
 #ifndef CUDA_SPACE_H
 #define CUDA_SPACE_H
 
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "util.h"
@@ -9,13 +11,15 @@
 struct space {
 	int lanes;    /* how many, at least 1 */
 	size_t bytes; /* of each lane */
-	void **block; /* every one so far, the last one in use: captured graphs hold the older ones */
+	void **block; /* the last one in use, and older ones that captured graphs hold */
 	int nblock;
+	bool held;    /* so is the last one */
 };
 
 int space_reserve(struct space *s, size_t bytes, char err[ERRLEN]); /* at least so much for each lane; -1 and err */
 int space_lanes(struct space *s, int lanes, char err[ERRLEN]);      /* at least so many; -1 and err */
-void *space_of(const struct space *s, int lane);                    /* NULL: nothing was reserved */
+/* For work on the stream, which may be a capture. NULL: nothing was reserved. */
+void *space_of(struct space *s, int lane, cudaStream_t stream);
 void space_free(struct space *s);
 
 #endif

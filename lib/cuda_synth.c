@@ -1,6 +1,6 @@
 /* Synthesis on the device: an iteration is one graph, captured once for a set of teachers, that reads its draws and rates
- * at its own count from device memory. The unit lies on the host between calls, so that what is computed here can be
- * stopped, stored and resumed anywhere; a call uploads it, launches its graphs and waits once.
+ * at its own count from device memory. After a call the host has the unit as well, so that what is computed here can be
+ * stopped, stored and resumed anywhere; a call uploads it if it is another one, launches its graphs and waits once.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -59,6 +59,7 @@ struct device_synth {
 	struct gpu_step *steps;
 	double *loss;              /* (room,2) */
 	int room;
+	uint64_t unit;             /* whose copy lies here, by its u->there; 0: none that is whole */
 	cudaStream_t stream;
 };
 
@@ -445,7 +446,7 @@ static int put_draws(struct device_synth *s, const struct unit *u, int k, char e
 static void put_unit(struct device_synth *s, const struct unit *u)
 {
 	size_t bytes = pixels(s, u->n) * sizeof(float);
-	int *group = emalloc(u->n * sizeof *group), classes = 0, zero = 0;
+	int *group = emalloc(u->n * sizeof *group), classes = 0;
 
 	for (int i = 0; i < u->n; i++) {
 		group[i] = i;
@@ -461,8 +462,6 @@ static void put_unit(struct device_synth *s, const struct unit *u)
 	cuda_send(s->label, u->label, u->n * sizeof *u->label);
 	cuda_send(s->group, group, u->n * sizeof *group);
 	cuda_send(s->classes, &classes, sizeof classes);
-	cuda_send(s->at, &zero, sizeof zero);
-	cuda_send(s->bad, &zero, sizeof zero);
 	if (s->features)
 		s->nown = cuda_features_unit(s->features, u);
 	cuda_wait("the unit");
@@ -530,11 +529,17 @@ static int verdict(const struct unit *u, int bad, const struct synth_loss *l, ch
 
 static int run(struct device_synth *s, struct unit *u, int k, struct synth_loss *loss, char err[ERRLEN])
 {
+	static uint64_t units; /* of all synths: a copy is told from any other */
 	size_t bytes = pixels(s, u->n) * sizeof(float);
-	int done, bad;
+	uint64_t unit = u->there && u->there == s->unit ? s->unit : ++units;
+	int done, bad, zero = 0;
 
 	make_room(s, k);
-	put_unit(s, u);
+	if (unit != s->unit)
+		put_unit(s, u);
+	s->unit = u->there = 0; /* until this has come to its end */
+	cuda_send(s->at, &zero, sizeof zero);
+	cuda_send(s->bad, &zero, sizeof zero);
 	if (put_draws(s, u, k, err) < 0)
 		return -1;
 	for (int i = 0; i < k; i++)
@@ -550,6 +555,8 @@ static int run(struct device_synth *s, struct unit *u, int k, struct synth_loss 
 	cuda_fetch(&bad, s->bad, sizeof bad);
 	cuda_wait("synthesis");
 	u->opt.step += done;
+	if (!bad)
+		s->unit = u->there = unit;
 	return verdict(u, bad, &loss[MIN(done, k - 1)], err);
 }
 

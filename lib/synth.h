@@ -68,6 +68,7 @@ struct unit {
 	struct optim opt;       /* moments over x; opt.step = iterations done */
 	int64_t total;          /* iterations in all */
 	const float *lo, *hi;   /* (n*C*H*W) clamp: the range of real pixels, or infinite */
+	uint64_t there;         /* the device's copy of all this, where it has one: 0 as soon as something is changed here */
 };
 
 struct synth_loss {

@@ -91,6 +91,16 @@ ran()
 	cmp whole.ts parts.ts
 }
 
+@test "synthesis: a unit goes to the device once, and comes back after every call" {
+	for n in 2 6; do
+		EMU_RAN=$n.ran step -N 8 -n $n --state $n.state --save-every 1 --device cuda -o $n.ts <unit.ts
+		step -N 8 -n $n --device cuda <unit.ts | cmp - $n.ts
+	done
+	# Where to begin, whether all is finite, draws and rates go there; pixels, two moments, losses, and those two come back.
+	copies=$(($(awk '$2 == "copy" { n += $1 } END { print n }' 6.ran) - $(awk '$2 == "copy" { n += $1 } END { print n }' 2.ran)))
+	[ "$copies" -eq $((4 * (5 + 6))) ] || { echo "$copies copies"; false; }
+}
+
 @test "synthesis: every draw of teachers, DSA, class-wise statistics, each ensemble" {
 	for options in "--draw iteration --match class" "--teachers 2 --ensemble probs --match mixed:0.5 --bn-mean" \
 	    "--ensemble each --aug dsa --alpha 0.5"; do

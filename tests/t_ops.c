@@ -403,8 +403,8 @@ static void examine(const char *name, struct net *n, double offset)
 	p.images = doubles(p.x, p.pixels);
 	for (size_t i = 0; i < LEN(isas); i++) {
 		if (i > 0 && !device_is_host())
-			break; /* a processor's instruction sets are nothing to it */
-		if (set_isa(isas[i], err) < 0) {
+			break; /* a processor's instruction sets are nothing to it, or whether this one has them */
+		if (device_is_host() && set_isa(isas[i], err) < 0) {
 			printf("# %s\n", err);
 			continue;
 		}

@@ -289,7 +289,7 @@ static void run(void *context)
 int dnn_run(struct dnn *d, const struct dnn_op *op, void *out, const void *a, const void *b, char err[ERRLEN])
 {
 	static long mark;
-	struct job j = { *op, out, space_of(&d->space, d->lane), ++mark, a, b };
+	struct job j = { *op, out, space_of(&d->space, d->lane, d->stream), ++mark, a, b };
 
 	if (WORKSPACE > d->space.bytes)
 		return fail(err, "%s: %d bytes of workspace, %zu are reserved", op->what, WORKSPACE, d->space.bytes);
