@@ -55,13 +55,13 @@ struct run {
 	struct students st;
 	struct crew *crew;
 	struct imageview val;
-	/* Images: the set, its pixels as floats, the workers' batches. */
+	const float *images;   /* their pixels as floats, */
+	struct replay *replay; /* and into batches: */
+	/* Images: the set, a batch a worker. */
 	const struct imageset *set;
-	const float *images;
 	struct batch *batch;
 	/* Recipes: step s is in slot s mod nslot until all students have taken it. */
 	struct batch slot[MAX_SLOTS];
-	struct replay *replay; /* into them */
 	int nslot;
 };
 
@@ -256,15 +256,14 @@ static void end_training(struct run *u, bool stop)
 		die("%s", err);
 }
 
-/* The batch's images <- those in order[0..n), each with its own parameters of the one DSA group of this step. */
-static void augmented(const struct run *u, uint32_t seed, long step, const int64_t *order, struct batch *b)
+/* The worker's batch <- those in order[0..n), each with its own parameters of the one DSA group of this step. */
+static void augmented(const struct run *u, uint32_t seed, long step, const int64_t *order, int worker)
 {
 	struct rng r = rng_at(seed, RNG_STUDENT, 0, (uint32_t)step, 0);
 	const struct imageset *set = u->set;
-	size_t chw = (size_t)set->c * set->h * set->w;
-	struct dsa *d = ecalloc(b->n, sizeof *d);
+	struct batch *b = &u->batch[worker];
+	struct dsa *d = ecalloc(b->n, sizeof *d); /* DSA_NONE */
 	double start = now();
-	float *x = b->own;
 
 	if (u->pr.dsa) {
 		enum dsa_kind kind = dsa_draw_kind(&r, u->pr.dsa);
@@ -272,14 +271,9 @@ static void augmented(const struct run *u, uint32_t seed, long step, const int64
 		for (int i = 0; i < b->n; i++)
 			dsa_draw(&r, kind, set->h, set->w, &d[i]);
 	}
-#pragma omp parallel for
-	for (int i = 0; i < b->n; i++) {
-		if (u->pr.dsa)
-			dsa_apply(x + i * chw, u->images + order[i] * chw, set->c, set->h, set->w, &d[i]);
-		else
-			memcpy(x + i * chw, u->images + order[i] * chw, chw * sizeof *x);
+	b->x = replay_dsa(u->replay, order, d, b->n, worker);
+	for (int i = 0; i < b->n; i++)
 		b->label[i] = set->label[order[i]];
-	}
 	free(d);
 	times_add(TIME_AUGMENTATION, now() - start);
 }
@@ -298,7 +292,7 @@ static int step_on_images(void *data, int worker, int who, long step, char err[E
 		rng_permute(&rng, s->order, u->set->n);
 	}
 	b->n = (int)MIN((int64_t)batch, u->set->n - at);
-	augmented(u, s->seed, step, s->order + at, b);
+	augmented(u, s->seed, step, s->order + at, worker);
 	return student_step(&u->st, worker, who, b, step, err);
 }
 
@@ -322,7 +316,8 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 
 	u->batch = ecalloc(st->nworker, sizeof *u->batch);
 	for (int i = 0; i < st->nworker; i++)
-		u->batch[i] = batch_new(u->net->chw, batch, set.nclass, false);
+		u->batch[i] = batch_new(batch, set.nclass, false);
+	u->replay = replay_new(u->images, set.n, u->net->chw, batch, st->nworker);
 	for (int i = 0; i < st->n; i++)
 		st->student[i].order = ecalloc(set.n, sizeof(int64_t));
 	u->crew = crew_start(st->nworker, st->n, st->total, step_on_images, u);
@@ -333,6 +328,7 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 	for (int i = 0; i < st->nworker; i++)
 		batch_free(&u->batch[i]);
 	free(u->batch);
+	replay_free(u->replay);
 	free(images);
 	imageset_free(&set);
 }
@@ -354,7 +350,7 @@ static void begin_recipes(struct run *u, const struct recipe_stream *s, bool lab
 	prepare(u, (int)s->batch, s->batches, s->epochs * s->batches);
 	u->nslot = (int)MAX(2, MIN(MAX_SLOTS, SLOTS_BYTES / bytes));
 	for (int i = 0; i < u->nslot; i++)
-		u->slot[i] = batch_new(NULL, (int)s->batch, s->set.nclass, labelled);
+		u->slot[i] = batch_new((int)s->batch, s->set.nclass, labelled);
 	u->replay = replay_new(u->images, s->set.n, u->net->chw, (int)s->batch, u->nslot);
 	u->crew = crew_start(u->st.nworker, u->st.n, u->st.total, step_on_recipe, u);
 }

@@ -485,6 +485,7 @@ static const struct backend backend_cuda = {
 	.replay_new = cuda_replay_new,
 	.replay_free = cuda_replay_free,
 	.replay_run = cuda_replay_run,
+	.replay_dsa = cuda_replay_dsa,
 	.forward_all = cuda_forward_all,
 	.isa = cuda_isa,
 	.impl = cuda_impl,

@@ -1,4 +1,4 @@
-/* Recipes replayed on the device: the set lies there, a batch takes a few hundred bytes to describe. */
+/* Recipes, or DSA, replayed on the device: the set lies there, a batch takes a few hundred bytes to describe. */
 #include <stdlib.h>
 
 #include "cuda_replay.h"
@@ -12,6 +12,8 @@ struct device_replay {
 	int64_t *index, *partner;
 	struct view *view, *swap;
 	struct mix *mix;
+	struct dsa *dsa;
+	float *means;    /* (batch,3): room for DSA's */
 };
 
 struct device_replay *cuda_replay_new(const float *images, int64_t n, const int chw[3], int batch, int slots)
@@ -34,6 +36,8 @@ struct device_replay *cuda_replay_new(const float *images, int64_t n, const int 
 	r->view = cuda_room(&r->room, batch * sizeof *r->view);
 	r->swap = cuda_room(&r->room, batch * sizeof *r->swap);
 	r->mix = cuda_room(&r->room, sizeof *r->mix);
+	r->dsa = cuda_room(&r->room, batch * sizeof *r->dsa);
+	r->means = cuda_room(&r->room, batch * 3 * sizeof *r->means);
 	return r;
 }
 
@@ -67,5 +71,14 @@ const float *cuda_replay_run(struct device_replay *r, const struct recipe *recip
 	gpu_view(gpu.stream, views, images, index, r->view, true, n, c, h, w);
 	if (mixed)
 		gpu_mix(gpu.stream, r->slot[slot], views, r->partner, r->mix, n, c, h, w);
+	return r->slot[slot];
+}
+
+const float *cuda_replay_dsa(struct device_replay *r, const int64_t *index, const struct dsa *d, int n, int slot)
+{
+	cuda_send(r->index, index, n * sizeof *index);
+	cuda_send(r->dsa, d, n * sizeof *d);
+	cuda_wait("the draws");
+	gpu_dsa(gpu.stream, r->slot[slot], r->images, r->index, r->dsa, true, n, r->chw[0], r->chw[1], r->chw[2], r->means);
 	return r->slot[slot];
 }

@@ -142,6 +142,7 @@ struct backend {
 	struct device_replay *(*replay_new)(const float *images, int64_t n, const int chw[3], int batch, int slots);
 	void (*replay_free)(struct device_replay *r);
 	const float *(*replay_run)(struct device_replay *r, const struct recipe *recipe, int slot);
+	const float *(*replay_dsa)(struct device_replay *r, const int64_t *index, const struct dsa *d, int n, int slot);
 	/* The forward passes of several plans over the same images. */
 	void (*forward_all)(struct plan *const *p, int nplan, int n, const float *images, float *const *logits);
 	/* What runs a part of a stage; false: nothing does. */

@@ -44,3 +44,15 @@ const float *replay_run(struct replay *r, const struct recipe *recipe, int slot)
 	recipe_replay(recipe, r->images, r->chw[0], r->chw[1], r->chw[2], r->slot[slot], r->scratch);
 	return r->slot[slot];
 }
+
+const float *replay_dsa(struct replay *r, const int64_t *index, const struct dsa *d, int n, int slot)
+{
+	size_t chw = (size_t)r->chw[0] * r->chw[1] * r->chw[2];
+
+	if (r->device)
+		return plan_backend()->replay_dsa(r->device, index, d, n, slot);
+#pragma omp parallel for
+	for (int i = 0; i < n; i++)
+		dsa_apply(r->slot[slot] + i * chw, r->images + index[i] * chw, r->chw[0], r->chw[1], r->chw[2], &d[i]);
+	return r->slot[slot];
+}

@@ -11,17 +11,14 @@
 /* Threads of a network this small would mostly wait for each other. */
 #define SMALL ((size_t)256 << 20)
 
-struct batch batch_new(const int chw[3], int n, int nclass, bool soft)
+struct batch batch_new(int n, int nclass, bool soft)
 {
-	float *own = chw ? ealigned((size_t)n * chw[0] * chw[1] * chw[2], sizeof *own) : NULL;
-
-	return (struct batch){ .own = own, .x = own, .label = ecalloc(n, sizeof(int64_t)), .partner = ecalloc(n, sizeof(int64_t)),
+	return (struct batch){ .label = ecalloc(n, sizeof(int64_t)), .partner = ecalloc(n, sizeof(int64_t)),
 		.soft = soft ? ealigned((size_t)n * nclass, sizeof(float)) : NULL };
 }
 
 void batch_free(struct batch *b)
 {
-	free(b->own);
 	free(b->label);
 	free(b->partner);
 	free(b->soft);

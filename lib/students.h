@@ -13,14 +13,13 @@
 
 struct batch {
 	int n;
-	float *own;               /* (n,C,H,W), or NULL: */
-	const float *x;           /* own, or the caller's: what train_step() takes */
+	const float *x;           /* (n,C,H,W), the caller's: what train_step() takes */
 	int64_t *label, *partner; /* (n) */
 	bool mixed;               /* labels are lambda of their own, else the partner's */
 	float lambda;
 	float *soft;              /* (n,K) logits; NULL: none */
 };
-struct batch batch_new(const int chw[3], int n, int nclass, bool soft); /* chw NULL: no images of its own */
+struct batch batch_new(int n, int nclass, bool soft);
 void batch_free(struct batch *b);
 
 struct student {

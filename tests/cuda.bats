@@ -331,6 +331,7 @@ export -f fresh
 	cmp said-cpu said-cuda
 	ran what-cuda 6 ce_mixed
 	ran what-cuda 12 ce
+	ran what-cuda 12 dsa_forward
 }
 
 # t_ops compares every operation, both ways, with a reference in double.

@@ -343,7 +343,6 @@ accuracy() # of the mean line
 	refused "no/such" evaluate -p no/such -t val.ts
 	refused "no/such" evaluate -a convnet1-8-in -t no/such <distilled.ts
 	refused "recipes" evaluate -a convnet1-8-in -t recipes.ts <distilled.ts
-	refused "convnet7x" evaluate -a convnet7x -t val.ts <distilled.ts
 	refused "soft labels" evaluate -a convnet1-8-in -t val.ts --loss kl <distilled.ts
 	refused "soft labels" evaluate -a convnet1-8 -t val.ts --protocol soft <recipes.ts
 	refused "hard-dsa is for images" evaluate -a convnet1-8 -t val.ts --protocol hard-dsa <recipes.ts

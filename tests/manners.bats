@@ -87,7 +87,9 @@ misused()
 	for line in "train-ckpt -e 1" "evaluate -t train.ts" "ckpt-info -s 3x32x32" "ckpt-import -s 3x32x32"; do
 		# shellcheck disable=SC2086 # words
 		misused "unknown architecture 'resnet19' (known: convnet" $line -a resnet19 </dev/full
-		misused "unknown architecture 'convnet3-small'" $line -a convnet3-small </dev/full
+		for name in convnet3-small convnet7x; do
+			misused "unknown architecture '$name'" $line -a $name </dev/full
+		done
 	done
 	misused "sizes\|65536" ckpt-info -a resnet18 -s 4294967299x32x32
 	misused "CxHxW" ckpt-info -a resnet18 -s 3x32
