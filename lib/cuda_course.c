@@ -142,20 +142,18 @@ static void put_draws(struct device_course *c, const struct course_step *step, i
 {
 	struct gpu_step *rate = ecalloc(steps, sizeof *rate);
 	struct gpu_drop *drop = ecalloc(steps, sizeof *drop);
+	size_t n = (size_t)(steps - 1) * c->batch + step[steps - 1].n;
 	int zero = 0;
 
 	for (int i = 0; i < steps; i++) {
-		const struct course_step *t = &step[i];
-		size_t at = (size_t)i * c->batch;
-
-		cuda_send(c->all.image + at, t->image, t->n * sizeof *t->image);
-		cuda_send(c->all.label + at, t->label, t->n * sizeof *t->label);
-		cuda_send(c->all.view + at, t->view, t->n * sizeof *t->view);
-		if (t->dsa)
-			cuda_send(c->all.dsa + at, t->dsa, t->n * sizeof *t->dsa);
-		rate[i] = cuda_learner_step(o, o->step + i + 1.0, t->lr);
-		drop[i] = (struct gpu_drop){ t->drop_seed, t->drop_step, 1 };
+		rate[i] = cuda_learner_step(o, o->step + i + 1.0, step[i].lr);
+		drop[i] = (struct gpu_drop){ step[i].drop_seed, step[i].drop_step, 1 };
 	}
+	cuda_send(c->all.image, step->image, n * sizeof *step->image);
+	cuda_send(c->all.label, step->label, n * sizeof *step->label);
+	cuda_send(c->all.view, step->view, n * sizeof *step->view);
+	if (step->dsa)
+		cuda_send(c->all.dsa, step->dsa, n * sizeof *step->dsa);
 	cuda_send(c->all.step, rate, steps * sizeof *rate);
 	cuda_send(c->all.drop, drop, steps * sizeof *drop);
 	cuda_send(c->at, &zero, sizeof zero);

@@ -92,7 +92,8 @@ struct workspace {
 	int nthread;
 };
 
-/* One step of a course on a device: which images, in which view, and what goes with the step. */
+/* One step of a course on a device: which images, in which view, and what goes with the step. The arrays of a call's steps
+ * lie one behind the other: all of them but the last are whole batches. */
 struct course_step {
 	int n;
 	const int64_t *image, *label; /* (n) */
