@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/small.bash
+load tools/page.bash
 
 setup_file()
 {
@@ -118,7 +119,7 @@ total()
 }
 
 @test "ckpt-info(1): its examples" {
-	sed -n '/^\.Sh EXAMPLES/,/^\.Sh SEE/s/^\.Dl //p' "$root/man/ckpt-info.1" >run.sh
+	page_commands ckpt-info.1 >run.sh
 	[ "$(wc -l <run.sh)" -eq 2 ]
 	bash -e -o pipefail run.sh >said
 	grep -q '^parameters  25557032 trained' said

@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/small.bash
+load tools/page.bash
 
 setup_file()
 {
@@ -142,7 +143,7 @@ done_again()
 	cp val.ts pages/01-test.ts
 	cd pages
 	PATH=$root/pipelines:$PATH
-	sed -n 's/^\.Dl //p' "$root/man/crossarch.1" | sed 's/^crossarch/& --steps 2 --repeats 1/; s/convnet3-in/convnet1-8/; s/convnet3/convnet1-8/
+	page_commands crossarch.1 | sed 's/^crossarch/& --steps 2 --repeats 1/; s/convnet3-in/convnet1-8/; s/convnet3/convnet1-8/
 		s/resnet18-small/convnet2-8-in/; s/vgg11_bn-small/convnet2-8/' >lines
 	[ "$(wc -l <lines)" -eq 2 ]
 	bash -euo pipefail lines >said 2>lines.err

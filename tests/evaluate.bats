@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/refused.bash
+load tools/page.bash
 
 setup_file()
 {
@@ -409,7 +410,7 @@ accuracy() # of the mean line
 
 @test "the examples of the man pages run" {
 	for page in synth-init softlabel evaluate; do
-		sed -n 's/^\.Dl //p' "$root/man/$page.1" >work/examples
+		page_commands $page.1 >work/examples
 		[ -s work/examples ]
 		while read -r line; do
 			echo "$line"

@@ -13,13 +13,15 @@ setup_file()
 setup()
 {
 	source "$BATS_TEST_DIRNAME/tools/small.bash"
+	source "$BATS_TEST_DIRNAME/tools/page.bash"
 	cd "$BATS_FILE_TMPDIR" || exit
 }
 
-# lines PAGE: the shell lines and displays of a page's examples
+# lines PAGE: the commands of a page's examples, and what else it displays
 lines()
 {
-	sed -n '/^\.Sh EXAMPLES/,/^\.Sh SEE/p' "$root/man/$1.1" | sed -n 's/^\.Dl //p; /^\.Bd/,/^\.Ed/{ /^\./d; p; }'
+	page_commands "$1.1"
+	sed -n '/^\.Sh EXAMPLES/,/^\.Sh SEE/p' "$root/man/$1.1" | sed -n '/^\.Bd .*-compact/d; /^\.Bd/,/^\.Ed/{ /^\./d; p; }'
 }
 
 @test "cutmix(1) and replay(1)" {

@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/refused.bash
+load tools/page.bash
 
 setup_file()
 {
@@ -357,11 +358,12 @@ END
 @test "the examples in the man pages run" {
 	cd work
 	cp -r ../some train
-	ln -s "$root/pipelines/sample" sample
+	mkdir pipelines
+	ln -s "$root/pipelines/sample" pipelines
 	tar cf train.tar -C train .
 	cp ../some.ts distilled.ts
 	for page in load-images save-images montage; do
-		sed -n 's/^\.Dl //p' "$root/man/$page.1" >examples
+		page_commands $page.1 >examples
 		[ -s examples ]
 		while read -r line; do
 			echo "$line"

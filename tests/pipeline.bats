@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/small.bash
+load tools/page.bash
 
 # done_again LOG: the steps that a run did do
 done_again()
@@ -438,25 +439,19 @@ setup()
 	[[ $output == usage:* ]]
 }
 
-# examples PAGE: its displayed lines, as a reader would type them
-examples()
-{
-	sed -n 's/^\.Dl //p' "$root/man/$1"
-}
-
 @test "examples of teddy(1)" {
-	mkdir -p pages/{train,test}
-	ln -s "$root/pipelines/sample" pages/sample
+	mkdir -p pages/{train,test,pipelines}
+	ln -s "$root/pipelines/sample" pages/pipelines
 	cd pages
 	PATH=$root/pipelines:$PATH
-	examples teddy.1 >lines
+	page_commands teddy.1 >lines
 	[ "$(wc -l <lines)" -eq 2 ]
 	sed -n 1p lines >try
 	bash -euo pipefail try 2>try.err
 	[ "$(cut -f 2 out/table.tsv | tr '\n' ' ')" = "images 100 100 500 " ]
 	# two folders of class folders, with fewer images and smaller networks than the page has
 	for set in train test; do
-		load-images -n 6 --classes @sample/CLASSES sample/train-images-idx3-ubyte.gz |
+		load-images -n 6 --classes @pipelines/sample/CLASSES pipelines/sample/train-images-idx3-ubyte.gz |
 			save-images --format folder -o $set.d
 		rm -r $set
 		mv $set.d $set
@@ -469,10 +464,10 @@ examples()
 }
 
 @test "the tour of teddy(7), with smaller numbers" {
-	mkdir tour
-	ln -s "$root/pipelines/sample" tour/sample
+	mkdir -p tour/pipelines
+	ln -s "$root/pipelines/sample" tour/pipelines
 	cd tour
-	examples teddy.7 | sed 's/convnet3-32/convnet2-8/g; s/-e 8 -b 64/-e 2 -b 64/; s/-N 200/-N 3/; s/--steps 400/--steps 5/
+	page_commands teddy.7 | sed 's/convnet3-32/convnet2-8/g; s/-e 8 -b 64/-e 2 -b 64/; s/-N 200/-N 3/; s/--steps 400/--steps 5/
 		s/-e 100/-e 2/; s/^load-images /load-images -n 25 /; s/0\/8/0\/2/g' >lines
 	[ "$(wc -l <lines)" -eq 14 ]
 	bash -euo pipefail lines >said

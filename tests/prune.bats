@@ -4,6 +4,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/small.bash
+load tools/page.bash
 
 setup_file()
 {
@@ -167,7 +168,7 @@ check()
 	mkdir work/page
 	cd work/page
 	cp ../../base.ts ../../train.ts .
-	sed -n '/^\.Sh EXAMPLES/,/^\.Sh SEE/s/^\.Dl //p' "$root/man/prune.1" >run.sh
+	page_commands prune.1 >run.sh
 	[ "$(wc -l <run.sh)" -eq 5 ]
 	bash -e -o pipefail run.sh
 	[ "$(tar tf small.tar)" = $'0/0.ts\nMANIFEST' ]

@@ -3,6 +3,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/refused.bash
+load tools/page.bash
 
 setup_file()
 {
@@ -365,7 +366,7 @@ listed()
 	cp train.ts val.ts work
 	cd work
 	for page in train-ckpt bnstats; do
-		sed -n 's/^\.Dl //p' "$root/man/$page.1" >examples
+		page_commands $page.1 >examples
 		[ -s examples ]
 		while IFS= read -r line; do
 			echo "$line"
