@@ -50,7 +50,7 @@ struct synth_opts {
 	double crop_min, crop_max; /* area kept by a resized crop; crop_max 0: none */
 	bool curriculum;        /* crop_min comes down to what it is from crop_max, by a cosine (CDA, Yin & Shen 2023) */
 	double flip;            /* probability */
-	int roll;               /* up to this many pixels either way, both axes */
+	int roll_min, roll_max; /* by so many pixels, on each axis; 0, 0: none */
 	const struct fresh *fresh; /* real images that statistics come from, borrowed; NULL: they are the teachers' */
 };
 

@@ -67,10 +67,22 @@ void synth_draw(const struct synth_opts *o, const int chw[3], const struct unit 
 	if (o->crop_max > 0)
 		view_draw_rrc(&r, h, w, least_area(o, iteration, u->total), o->crop_max, v);
 	v->flip = rng_uniform(&r) < o->flip;
-	if (o->roll > 0) {
-		v->dy = (int)rng_below(&r, 2 * o->roll + 1) - o->roll;
-		v->dx = (int)rng_below(&r, 2 * o->roll + 1) - o->roll;
+	if (o->roll_min || o->roll_max) {
+		v->dy = (int)rng_below(&r, o->roll_max - o->roll_min + 1) + o->roll_min;
+		v->dx = (int)rng_below(&r, o->roll_max - o->roll_min + 1) + o->roll_min;
 	}
+}
+
+/* "N", either way, or "LEAST:MOST". */
+static void parse_roll(struct synth_opts *o, const char *spec)
+{
+	char *least = estrdup(spec), *most = strchr(least, ':');
+
+	if (most)
+		*most++ = '\0';
+	o->roll_max = eint("--aug roll", most ? most : least, most ? -65535 : 0, 65535);
+	o->roll_min = most ? eint("--aug roll", least, -65535, o->roll_max) : -o->roll_max;
+	free(least);
 }
 
 void synth_aug(struct synth_opts *o, const char *spec)
@@ -78,7 +90,7 @@ void synth_aug(struct synth_opts *o, const char *spec)
 	char *copy = estrdup(spec), *save = NULL, err[ERRLEN];
 	const char *rest;
 
-	o->dsa = 0, o->crop_min = o->crop_max = o->flip = 0, o->roll = 0;
+	o->dsa = 0, o->crop_min = o->crop_max = o->flip = 0, o->roll_min = o->roll_max = 0;
 	if (eword(spec, "dsa", &rest)) {
 		o->dsa = dsa_parse(rest ? rest : "color_crop_cutout_flip_scale_rotate", err);
 		if (!o->dsa)
@@ -96,7 +108,7 @@ void synth_aug(struct synth_opts *o, const char *spec)
 			} else if (eword(part, "flip", &rest))
 				o->flip = rest ? ereal("--aug flip", rest, 0, 1) : 0.5;
 			else if (eword(part, "roll", &rest) && rest)
-				o->roll = eint("--aug roll", rest, 0, 65535);
+				parse_roll(o, rest);
 			else
 				usage("--aug %s: unknown part '%s'", spec, part);
 		}

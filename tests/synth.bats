@@ -105,7 +105,8 @@ examples()
 	n=1
 	for o in '--teachers 1' '--teachers 4' '--draw iteration' '--match global' '--match mixed:0.3' '--alpha 0.5' \
 	    '--alpha 0' '--first 1' '--bn-mean' '--ensemble probs' '--ensemble each' '--lr 0.05' '--betas 0.9,0.99' \
-	    '--wd 0.1' '--sched const' '--precision bf16' '--aug flip:1' '--aug dsa' '--aug rrc:0.9' '--aug roll:3' '--seed 2' '-N 5'; do
+	    '--wd 0.1' '--sched const' '--precision bf16' '--aug flip:1' '--aug dsa' '--aug rrc:0.9' '--aug roll:3' \
+	    '--aug roll:0:3' '--seed 2' '-N 5'; do
 		# shellcheck disable=SC2086 # options are words
 		step -N 4 $o -o out.ts <one.ts
 		pixels out.ts >>seen

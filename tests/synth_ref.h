@@ -117,9 +117,9 @@ static void find_affine(struct affine *a, const struct synth_opts *o, const stru
 		if (o->crop_max > 0)
 			view_draw_rrc(&r, S, S, o->crop_min, o->crop_max, &v);
 		v.flip = rng_uniform(&r) < o->flip;
-		if (o->roll > 0) {
-			v.dy = (int)rng_below(&r, 2 * o->roll + 1) - o->roll;
-			v.dx = (int)rng_below(&r, 2 * o->roll + 1) - o->roll;
+		if (o->roll_min || o->roll_max) {
+			v.dy = (int)rng_below(&r, o->roll_max - o->roll_min + 1) + o->roll_min;
+			v.dx = (int)rng_below(&r, o->roll_max - o->roll_min + 1) + o->roll_min;
 		}
 	}
 	for (int j = -1; j < PIX; j++) {

@@ -1,5 +1,6 @@
 /* Synthesis: the objective and its image gradient against double references and finite differences, draws of teachers,
  * and the same bytes however a unit is computed. Prints TAP. */
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@ static void gradients(const struct pool *p)
 	check_gradient("a pool that is matched, a prior that predicts", &o, p, 8, 0);
 	o = plain, o.class_weight = 0.3, o.ensemble = ENS_EACH, o.subset = 2;
 	check_gradient("mixed, each teacher's own", &o, p, 6, 0);
-	o = plain, o.crop_min = 0.3, o.crop_max = 1, o.flip = 0.5, o.roll = 2, o.class_weight = 1;
+	o = plain, o.crop_min = 0.3, o.crop_max = 1, o.flip = 0.5, o.roll_min = -2, o.roll_max = 2, o.class_weight = 1;
 	for (long step = 0; step < 4; step++)
 		check_gradient("crop, flip, roll", &o, p, 6, step);
 	o = plain;
@@ -183,6 +184,33 @@ static void descent(const struct pool *p)
 	synth_free(s);
 }
 
+/* What --aug says of rolls is what is drawn, each of them about as often. */
+static void rolls(void)
+{
+	static const struct { const char *spec; int least, most; } of[] = { { "roll:2", -2, 2 }, { "roll:0:4", 0, 4 },
+		{ "flip:0,roll:-1:3", -1, 3 }, { "roll:3:3", 3, 3 }, { "roll:0", 0, 0 } };
+	struct unit u = make_unit(1, 0);
+
+	for (size_t i = 0; i < LEN(of); i++) {
+		struct synth_opts o = plain;
+		int seen[2][9] = { 0 }, least = INT_MAX, most = INT_MIN, rarest = INT_MAX;
+		struct view v;
+		struct dsa d;
+
+		synth_aug(&o, of[i].spec);
+		for (int64_t t = 0; t < 500; t++) {
+			synth_draw(&o, (const int[]){ 3, S, S }, &u, t, -1, &v, &d);
+			least = MIN(least, MIN(v.dy, v.dx)), most = MAX(most, MAX(v.dy, v.dx));
+			seen[0][v.dy + 4]++, seen[1][v.dx + 4]++;
+		}
+		for (int k = of[i].least; k <= of[i].most; k++)
+			rarest = MIN(rarest, MIN(seen[0][k + 4], seen[1][k + 4]));
+		ok(least == of[i].least && most == of[i].most && rarest > 60, "%s: %d to %d, the rarest %d of 500 times", of[i].spec,
+		    least, most, rarest);
+	}
+	free_unit(&u);
+}
+
 static void not_finite(struct pool *p)
 {
 	struct synth_opts o = plain;
@@ -213,6 +241,7 @@ int main(void)
 	set_threads(2);
 	gradients(p);
 	subsets(p);
+	rolls();
 	bytes(p);
 	descent(p);
 	not_finite(p);
