@@ -131,9 +131,9 @@ static __global__ void __launch_bounds__(FEW) bn_running(float *running_mean, fl
 {
 	int j = blockIdx.x * FEW + threadIdx.x;
 
-	if (j >= c)
+	if (j >= c || count < 2) /* one value has no variance */
 		return;
-	double unbiased = var[j] * (count > 1 ? count / (count - 1.0) : 1);
+	double unbiased = var[j] * (count / (count - 1.0));
 	running_mean[j] += *momentum * (mean[j] + at[j] - running_mean[j]);
 	running_var[j] += *momentum * (unbiased - running_var[j]);
 }

@@ -363,10 +363,11 @@ static void restore_denormals(unsigned before)
 
 static void run(struct plan *p, struct pass proto, int c0, int c1, int n, float *dtheta)
 {
-	int chunks = (n + p->chunk - 1) / p->chunk, nthread = MIN(get_threads(), chunks);
+	int chunks = (n + p->chunk - 1) / p->chunk;
 	int library = omp_get_max_threads();
 
-	cpu_threads(p, get_threads());
+	cpu_threads(p, plan_threads(p));
+	omp_set_dynamic(0); /* a smaller team would leave some thread's gradients as they were */
 	omp_set_num_threads(1); /* oneDNN must not start threads of its own, not even where we run just one */
 	while (c0 < c1) {
 		int end = c0;
@@ -380,8 +381,9 @@ static void run(struct plan *p, struct pass proto, int c0, int c1, int n, float 
 			if (norm && p->call[c].what == B_HEAD && s->tap >= 0)
 				finish_backward(p, s, n, dtheta);
 		}
-		/* Thread t has chunks t, t + threads, …: weight gradients add up in one order at one number of threads. */
-		#pragma omp parallel num_threads(nthread)
+		/* Thread t has chunks t, t + threads, …: weight gradients add up in one order at one number of threads. Those
+		 * without a chunk are in the team all the same: OpenMP would end them, and start new ones for what has all. */
+		#pragma omp parallel num_threads(get_threads())
 		{
 			struct pass q = proto;
 			unsigned floats = flush_denormals();
@@ -450,9 +452,11 @@ static void cpu_update_running(struct plan *p, int n, struct weights *w, double 
 		const struct node *v = &p->net->node[s->norm];
 		float *mean = weights_param(p->net, w, v->param[P_MEAN]), *var = weights_param(p->net, w, v->param[P_VAR]);
 		double m = (double)n * e->h * e->w;
+		if (m < 2) /* one value has no variance, and says nothing of the mean that others have */
+			continue;
 		for (int c = 0; c < e->c; c++) {
 			mean[c] += momentum * (e->mean[c] + e->ref[c] - mean[c]);
-			var[c] += momentum * (e->var[c] * (m > 1 ? m / (m - 1) : 1) - var[c]);
+			var[c] += momentum * (e->var[c] * (m / (m - 1)) - var[c]);
 		}
 	}
 }

@@ -247,11 +247,12 @@ int cpu_compile(struct plan *p, char err[ERRLEN])
 			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
 		if (e->head.image_back || e->head.image_wgrad)
 			cpu->nscratch = MAX(cpu->nscratch, image_back_floats(c->ic, c->oc, c->ih, c->iw, c->k, c->pad));
-		cpu->nscratch = MAX(cpu->nscratch, e->head.ndw);
+		if (e->head.dnn) /* the library's gradient of one chunk, before it is added */
+			cpu->nscratch = MAX(cpu->nscratch, e->head.ndw);
 		cpu->ncoef = MAX(cpu->ncoef, 4 * (size_t)MAX(e->cp, pad8(c->oc)));
 	}
 	cpu->zero = ealigned(cpu->ncoef + 1, 4);
-	cpu_threads(p, get_threads());
+	cpu_threads(p, plan_threads(p));
 	return 0;
 }
 

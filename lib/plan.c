@@ -72,8 +72,10 @@ static void make_taps(struct plan *p)
 		stage_with(p, at[i])->tap = p->ntap++;
 		p->tap_ref[i] = ealigned((v->c + 7) / 8 * 8, sizeof(float));
 		*t = (struct tap){ .node = at[i], .c = v->c, .per = (int64_t)v->h * v->w, .ref = p->tap_ref[i] };
-		t->sum = ealigned(nc, sizeof *t->sum);
-		t->sumsq = ealigned(nc, sizeof *t->sumsq);
+		if (p->opts.taps || p->opts.purpose == PLAN_TRAIN) {
+			t->sum = ealigned(nc, sizeof *t->sum);
+			t->sumsq = ealigned(nc, sizeof *t->sumsq);
+		}
 		if (p->opts.purpose == PLAN_SYNTH) {
 			t->a = ealigned(nc, sizeof *t->a);
 			t->b = ealigned(nc, sizeof *t->b);
@@ -205,10 +207,15 @@ size_t ws_bytes(const struct workspace *w)
 	return 4 * (w->batch_floats + w->nthread * w->chunk_floats);
 }
 
+int plan_threads(const struct plan *p)
+{
+	return MIN(get_threads(), (p->opts.batch + p->chunk - 1) / p->chunk);
+}
+
 void plan_bind(struct plan *p, struct workspace *ws)
 {
 	ask(p);
-	ws_reserve(ws, p->be, p->batch_floats * p->opts.batch, p->chunk_floats * p->chunk, p->be->host ? get_threads() : 1);
+	ws_reserve(ws, p->be, p->batch_floats * p->opts.batch, p->chunk_floats * p->chunk, p->be->host ? plan_threads(p) : 1);
 	p->ws = ws;
 }
 
@@ -224,7 +231,7 @@ void plan_load(struct plan *p, const struct weights *w)
 
 void plan_forward(struct plan *p, int n, const float *images, float *logits)
 {
-	if (p->be->host && get_threads() > p->ws->nthread)
+	if (p->be->host && plan_threads(p) > p->ws->nthread)
 		plan_bind(p, p->ws);
 	p->ran = true;
 	p->be->forward(p, n, images, logits);

@@ -87,7 +87,7 @@ misused()
 	for line in "train-ckpt -e 1" "evaluate -t train.ts" "ckpt-info -s 3x32x32" "ckpt-import -s 3x32x32"; do
 		# shellcheck disable=SC2086 # words
 		misused "unknown architecture 'resnet19' (known: convnet" $line -a resnet19 </dev/full
-		for name in convnet3-small convnet7x; do
+		for name in convnet3-small convnet7x vgg; do
 			misused "unknown architecture '$name'" $line -a $name </dev/full
 		done
 	done

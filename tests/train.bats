@@ -27,7 +27,7 @@ setup()
 python()
 {
 	PYTHONPATH="$root/tests" PYTHONDONTWRITEBYTECODE=1 "${PYTHON:-/usr/bin/python3}" - "$@" <<END
-import io, tarfile
+import io, sys, tarfile
 import msgpack, msgpack_numpy
 import numpy as np
 import tstream
@@ -186,7 +186,6 @@ listed()
 	refused "nowhere.ts" train -e 1 -t nowhere.ts -o out <train.ts
 	refused "regular file" train -e 1 -t <(cat val.ts) -o out <train.ts
 	refused "pool.tar" train -e 1 -t pool.tar -o out <train.ts
-	refused "vgg" train -e 1 -a vgg -o out <train.ts
 	refused "nowhere/out" train -e 1 -o nowhere/out <train.ts
 	python <<-'END'
 	h, x, y = read("train.ts")
@@ -360,6 +359,21 @@ listed()
 	rm out
 	train -e 1 -a convnet2-16-in <train.ts >work/in.tar
 	refused "no batch norm" bnstats -p work/in.tar -o out
+}
+
+@test "a norm that sees one value a channel keeps its running statistics" {
+	load-images -s 8 -n 1 "$root/pipelines/sample/train-images-idx3-ubyte.gz" >work/tiny.ts
+	for device in cpu cuda; do # 8, 4 and 2 pixels, and from there on one
+		TEDDY_CUDA=$root/build/emu/teddy-cuda.so train-ckpt --device $device -a resnet18 -e 1 -b 1 --lr 0.001 -o work/$device.tar \
+			<work/tiny.ts
+		python work/$device.tar <<-'END'
+		((h, p),) = members(sys.argv[1]).values()
+		still = lambda n: (p[n + ".running_mean"] == 0).all() and (p[n + ".running_var"] == 1).all()
+		norms = [k[:-len(".running_var")] for k in p if k.endswith(".running_var")]
+		assert len(norms) == 20 and not still("bn1") and not still("layer1.0.bn1")
+		assert still("layer3.0.bn1") and still("layer4.1.bn2") and still("layer4.0.downsample.1"), [n for n in norms if still(n)]
+		END
+	done
 }
 
 @test "the examples in the man pages run" {
