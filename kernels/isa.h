@@ -26,6 +26,12 @@ void KERNEL(dw_dgrad)(float *, const float *, const float *, int, int, int, int,
 void KERNEL(dw_wgrad)(float *, const float *, const float *, int, int, int, int, int, int, int, int);
 void KERNEL(act)(float *, const float *, enum act, int64_t);
 void KERNEL(act_back)(float *, const float *, const float *, enum act, int64_t);
+void KERNEL(max_pool)(float *, uint8_t *, const float *, const struct pool_shape *);
+void KERNEL(max_pool_back)(float *, const float *, const uint8_t *, const struct pool_shape *);
+void KERNEL(avg_pool)(float *, const float *, const struct pool_shape *);
+void KERNEL(avg_pool_back)(float *, const float *, const struct pool_shape *);
+void KERNEL(mean)(float *, const float *, int, int64_t);
+void KERNEL(mean_back)(float *, const float *, int, int64_t);
 void KERNEL(linear)(float *, const float *, const float *, const float *, int, int, int, size_t, size_t);
 void KERNEL(linear_dgrad)(float *, const float *, const float *, int, int, int, size_t, size_t);
 void KERNEL(linear_wgrad)(float *, const float *, const float *, int, int, int, size_t, size_t);

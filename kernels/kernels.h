@@ -34,6 +34,11 @@ struct feature_grad {
 	int kb, h, w;
 };
 
+/* Square windows of k over maps (CB,h,w,8), to (CB,oh,ow,8). The mean of a window is of all of it: without pad. */
+struct pool_shape {
+	int cb, h, w, oh, ow, k, stride, pad; /* pad at most k/2, k at most 15 */
+};
+
 enum act { ACT_RELU6, ACT_SILU, ACT_SIGMOID };
 
 struct kernels {
@@ -96,6 +101,14 @@ struct kernels {
 	/* y = act(x); dx = dy * act'. v is x for ACT_SILU, y for the others. n8 vectors of eight; y may be x, dx dy. */
 	void (*act)(float *y, const float *x, enum act what, int64_t n8);
 	void (*act_back)(float *dx, const float *dy, const float *v, enum act what, int64_t n8);
+	/* y = the largest of each window, choice = its place there, row by row; NULL: nobody asks. dx is written. */
+	void (*max_pool)(float *y, uint8_t *choice, const float *x, const struct pool_shape *s);
+	void (*max_pool_back)(float *dx, const float *dy, const uint8_t *choice, const struct pool_shape *s);
+	void (*avg_pool)(float *y, const float *x, const struct pool_shape *s);
+	void (*avg_pool_back)(float *dx, const float *dy, const struct pool_shape *s);
+	/* The mean of whole maps: y (CB*8) of x (CB,p,8), in double; dx is written. */
+	void (*mean)(float *y, const float *x, int cb, int64_t p);
+	void (*mean_back)(float *dx, const float *dy, int cb, int64_t p);
 	/* y (n,out) = x (n,in) * w^T + bias; w (out,in). x and y: image i at xs*i, ys*i floats. */
 	void (*linear)(float *y, const float *x, const float *w, const float *bias, int n, int in, int out, size_t ys,
 	    size_t xs);

@@ -121,6 +121,11 @@ static void adapt(const struct node *n, const struct node *src, float *y, const 
 			}
 }
 
+static struct pool_shape pool_of(const struct node *n, const struct node *src)
+{
+	return (struct pool_shape){ pad8(src->c) / 8, src->h, src->w, n->h, n->w, n->k, n->stride, n->pad };
+}
+
 static enum act act_of(enum op op)
 {
 	return op == OP_RELU6 ? ACT_RELU6 : op == OP_SILU ? ACT_SILU : ACT_SIGMOID;
@@ -131,6 +136,7 @@ void solo_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 	const struct node *n = &q->p->net->node[s->solo], *src = &q->p->net->node[n->in[0]];
 	const struct cpu *cpu = q->p->be_data;
 	const struct exec *e = s->exec;
+	struct pool_shape pool = pool_of(n, src);
 	int64_t in = (int64_t)src->h * src->w;
 
 	for (int i = i0; i < i1; i++) {
@@ -170,37 +176,13 @@ void solo_forward(const struct pass *q, const struct stage *s, int i0, int i1)
 			memset(y + n->c, 0, (pad8(n->c) - n->c) * sizeof *y);
 			break;
 		case OP_GAP:
-			for (int b = 0; b < pad8(src->c) / 8; b++) {
-				double sum[8] = { 0 };
-				for (int64_t j = 0; j < in * 8; j++)
-					sum[j % 8] += x[b * in * 8 + j];
-				for (int j = 0; j < 8; j++)
-					y[b * 8 + j] = sum[j] / in;
-			}
+			cpu->k->mean(y, x, pad8(src->c) / 8, in);
 			break;
 		case OP_MAXPOOL:
+			cpu->k->max_pool(y, choice, x, &pool);
+			break;
 		case OP_AVGPOOL:
-			for (int b = 0; b < pad8(src->c) / 8; b++)
-				for (int r = 0; r < n->h; r++)
-					for (int t = 0; t < n->w; t++)
-						for (int l = 0; l < 8; l++) {
-							float best = -INFINITY, sum = 0;
-							int k2 = 0, pick = -1;
-							for (int dr = 0; dr < n->k; dr++)
-								for (int dt = 0; dt < n->k; dt++, k2++) {
-									int yy = r * n->stride + dr - n->pad, xx = t * n->stride + dt - n->pad;
-									if (yy < 0 || xx < 0 || yy >= src->h || xx >= src->w)
-										continue;
-									float v = x[((b * in) + (int64_t)yy * src->w + xx) * 8 + l];
-									sum += v;
-									if (pick < 0 || v > best || v != v)
-										best = v, pick = k2;
-								}
-							size_t o = (((size_t)b * n->h + r) * n->w + t) * 8 + l;
-							y[o] = n->op == OP_MAXPOOL ? best : sum / (n->k * n->k);
-							if (choice)
-								choice[o] = pick;
-						}
+			cpu->k->avg_pool(y, x, &pool);
 			break;
 		default:
 			die("stage of node %s: no implementation", n->name);
@@ -232,6 +214,7 @@ void solo_backward(const struct pass *q, const struct stage *s, const float *dy,
 	const struct node *n = &q->p->net->node[s->solo], *src = &q->p->net->node[n->in[0]];
 	const struct cpu *cpu = q->p->be_data;
 	const struct exec *e = s->exec;
+	struct pool_shape pool = pool_of(n, src);
 	int64_t in = (int64_t)src->h * src->w;
 	size_t total = cpu_floats(src, node_layout(q->p->net, n->in[0]));
 
@@ -275,24 +258,14 @@ void solo_backward(const struct pass *q, const struct stage *s, const float *dy,
 				din[((c / 8) * in + j) * 8 + c % 8] = dy[c * in + j];
 		break;
 	case OP_GAP:
-		for (size_t j = 0; j < total; j++)
-			din[j] = dy[j / (in * 8) * 8 + j % 8] / in;
+		cpu->k->mean_back(din, dy, pad8(src->c) / 8, in);
 		break;
 	case OP_MAXPOOL:
-	case OP_AVGPOOL: {
-		const uint8_t *choice = s->mask >= 0 ? (uint8_t *)at(q, s->mask, i) : NULL;
-		memset(din, 0, total * sizeof *din);
-		for (size_t o = 0; o < cpu_floats(n, BLOCKED); o++) {
-			int l = o % 8, t = o / 8 % n->w, r = o / 8 / n->w % n->h;
-			int64_t b = o / 8 / n->w / n->h;
-			for (int k2 = 0; k2 < n->k * n->k; k2++) {
-				int yy = r * n->stride + k2 / n->k - n->pad, xx = t * n->stride + k2 % n->k - n->pad;
-				if (n->op == OP_MAXPOOL ? choice[o] == k2 : true)
-					din[(b * in + (int64_t)yy * src->w + xx) * 8 + l] += n->op == OP_MAXPOOL ? dy[o] : dy[o] / (n->k * n->k);
-			}
-		}
+		cpu->k->max_pool_back(din, dy, (uint8_t *)at(q, s->mask, i), &pool);
 		break;
-	}
+	case OP_AVGPOOL:
+		cpu->k->avg_pool_back(din, dy, &pool);
+		break;
 	default:
 		die("stage of node %s: no implementation", n->name);
 	}

@@ -13,8 +13,8 @@ const char *const loss_name[] = { [LOSS_CE] = "ce", [LOSS_KL] = "kl", NULL };
 
 /* RDED's batches: by images a class, doubled from 100 classes on, and 100 for Tiny-ImageNet's 200. */
 static const struct batch_row rded_rows[] = {
-	{ 10, 1, 10 }, { 10, 10, 50 }, { 10, INT64_MAX, 100 },
-	{ 100, 1, 20 }, { 100, 10, 100 }, { 100, INT64_MAX, 200 },
+	{ 99, 1, 10 }, { 99, 10, 50 }, { 99, INT64_MAX, 100 },
+	{ 199, 1, 20 }, { 199, 10, 100 }, { 199, INT64_MAX, 200 },
 	{ 200, INT64_MAX, 100 },
 	{ INT64_MAX, 1, 20 }, { INT64_MAX, 10, 100 }, { INT64_MAX, INT64_MAX, 200 },
 };

@@ -447,6 +447,77 @@ static void test_linear(const struct kernels *k, int n, int in, int out)
 }
 
 /* t_kernels [ISA]: of one instruction set alone */
+/* To the last bit: a maximum rounds nothing, and sums go in one order. In some windows two are the largest; with a NaN. */
+static void test_pool(const struct kernels *k, int c, int h, int w, int size, int stride, int pad)
+{
+	int cb = pad8(c) / 8, oh = (h + 2 * pad - size) / stride + 1, ow = (w + 2 * pad - size) / stride + 1, bad = 0, bad_back = 0;
+	struct pool_shape s = { cb, h, w, oh, ow, size, stride, pad };
+	size_t in = (size_t)cb * h * w * 8, out = (size_t)cb * oh * ow * 8;
+	float *x = ealigned(in, 4), *dy = ealigned(out, 4), *y = ealigned(out, 4), *mean = ealigned(out, 4);
+	float *dx = ealigned(in, 4), *want = ealigned(in, 4), *want_mean = ealigned(in, 4);
+	uint8_t *choice = ealigned(out, 1);
+	struct rng r = rng_at(5, RNG_NOISE, h, size, pad);
+
+	for (size_t i = 0; i < in; i++)
+		x[i] = (int)rng_below(&r, 7) - 3;
+	x[in / 2] = NAN;
+	for (size_t i = 0; i < out; i++)
+		dy[i] = rng_normal(&r);
+	k->max_pool(y, choice, x, &s);
+	if (!pad)
+		k->avg_pool(mean, x, &s);
+	for (size_t o = 0; o < out; o++) {
+		int l = o % 8, q = o / 8 % ow, p = o / 8 / ow % oh, b = o / 8 / ow / oh, pick = -1;
+		float best = 0, sum = 0;
+
+		for (int t = 0; t < size * size; t++) {
+			int yy = p * stride + t / size - pad, xx = q * stride + t % size - pad;
+			if (yy < 0 || xx < 0 || yy >= h || xx >= w)
+				continue;
+			float v = x[(((size_t)b * h + yy) * w + xx) * 8 + l];
+			sum += v;
+			if (pick < 0 || v > best || v != v)
+				best = v, pick = t;
+			if (!pad)
+				want_mean[(((size_t)b * h + yy) * w + xx) * 8 + l] += dy[o] / (size * size);
+		}
+		want[(((size_t)b * h + p * stride + pick / size - pad) * w + q * stride + pick % size - pad) * 8 + l] += dy[o];
+		sum /= size * size;
+		bad += memcmp(&best, &y[o], sizeof best) != 0 || pick != choice[o] ||
+		    (!pad && !(sum == mean[o] || (sum != sum && mean[o] != mean[o])));
+	}
+	k->max_pool_back(dx, dy, choice, &s);
+	bad_back += memcmp(dx, want, in * sizeof *dx) != 0;
+	if (!pad) {
+		k->avg_pool_back(dx, dy, &s);
+		bad_back += memcmp(dx, want_mean, in * sizeof *dx) != 0;
+	}
+	ok(!bad && !bad_back, "%s: pooling of %d channels of %dx%d by %d, stride %d, pad %d", k->isa, c, h, w, size, stride, pad);
+	free(x), free(dy), free(y), free(mean), free(dx), free(want), free(want_mean), free(choice);
+}
+
+static void test_mean(const struct kernels *k, int c, int64_t p)
+{
+	int cb = pad8(c) / 8, bad = 0;
+	float *x = ealigned(cb * p * 8, 4), *dx = ealigned(cb * p * 8, 4), *y = ealigned(cb * 8, 4);
+	struct rng r = rng_at(6, RNG_NOISE, c, p, 0);
+
+	for (int64_t i = 0; i < cb * p * 8; i++)
+		x[i] = rng_normal(&r) + 100;
+	k->mean(y, x, cb, p);
+	k->mean_back(dx, y, cb, p);
+	for (int i = 0; i < cb * 8; i++) {
+		double sum = 0;
+		for (int64_t j = 0; j < p; j++) {
+			sum += x[(i / 8 * p + j) * 8 + i % 8];
+			bad += dx[(i / 8 * p + j) * 8 + i % 8] != y[i] / p;
+		}
+		bad += y[i] != (float)(sum / p);
+	}
+	ok(!bad, "%s: means of %d channels of %lld", k->isa, c, (long long)p);
+	free(x), free(dx), free(y);
+}
+
 int main(int argc, char **argv)
 {
 	static const char *const isa[] = { "plain", "avx2", "avx512" };
@@ -508,6 +579,14 @@ int main(int argc, char **argv)
 		test_sums(k, 128, 16, 16);
 		test_sums(k, 11, 5, 9);
 		test_sums(k, 3, 1, 1);
+		test_pool(k, 64, 16, 16, 3, 2, 1);
+		test_pool(k, 13, 7, 9, 3, 2, 1);
+		test_pool(k, 8, 5, 6, 2, 2, 0);
+		test_pool(k, 9, 13, 11, 3, 2, 0);
+		test_pool(k, 3, 15, 17, 15, 1, 7);
+		test_pool(k, 24, 2, 2, 2, 2, 0);
+		test_mean(k, 51, 49);
+		test_mean(k, 8, 1);
 		test_linear(k, 9, 2048, 10);
 		test_linear(k, 3, 37, 13);
 	}

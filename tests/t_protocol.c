@@ -36,6 +36,7 @@ static void test_sizes(void)
 {
 	static const struct { const char *name; int classes, ipc, batch; } want[] = {
 		{ "rded", 10, 1, 10 }, { "rded", 10, 2, 20 }, { "rded", 10, 10, 50 }, { "rded", 10, 50, 100 },
+		{ "rded", 20, 1, 10 }, { "rded", 99, 10, 50 }, { "rded", 20, 50, 100 }, { "rded", 150, 50, 200 },
 		{ "rded", 100, 1, 20 }, { "rded", 100, 10, 100 }, { "rded", 100, 50, 200 },
 		{ "rded", 200, 1, 100 }, { "rded", 200, 10, 100 }, { "rded", 200, 50, 100 },
 		{ "rded", 1000, 1, 20 }, { "rded", 1000, 10, 100 }, { "rded", 1000, 50, 200 },
