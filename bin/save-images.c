@@ -75,7 +75,6 @@ static void catch_signals(void)
 	for (size_t i = 0; i < LEN(sigs); i++) /* nohup keeps its own */
 		if (!sigaction(sigs[i], NULL, &old) && old.sa_handler == SIG_DFL)
 			sigaction(sigs[i], &sa, NULL);
-	signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is a write that fails */
 }
 
 static _Noreturn void tar_failed(struct sink *s)

@@ -188,6 +188,17 @@ static int add_list(struct tar *t, const char *path)
 	return member_bytes(t, path, &l->text, MAX_LIST);
 }
 
+/* Of a path's parts one begins with a dot and is more than that. */
+static bool hidden(const char *name, size_t n)
+{
+	const char *end = name + n;
+
+	for (const char *p = name; p < end; p = (p = memchr(p, '/', end - p)) ? p + 1 : end)
+		if (*p == '.' && p + 1 < end && p[1] != '/')
+			return true;
+	return false;
+}
+
 static int add_member(struct tar *t, struct archive_entry *e)
 {
 	const char *name = archive_entry_pathname_utf8(e), *base, *slash;
@@ -204,7 +215,7 @@ static int add_member(struct tar *t, struct archive_entry *e)
 		n--;
 	base = memrchr(name, '/', n);
 	base = base ? base + 1 : name;
-	if (!n || *name == '.' || memmem(name, n, "/.", 2)) /* hidden, or in a hidden folder */
+	if (!n || hidden(name, n))
 		return 0;
 	if (archive_entry_filetype(e) == AE_IFDIR) {
 		names_add(&t->dirs, name, n);

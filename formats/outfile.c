@@ -33,14 +33,6 @@ static void on_signal(int sig)
 	raise(sig);
 }
 
-/* What cannot be written is reported like any other failure, and clears up: a closed pipe, be it that of messages only,
- * and a limit on the size of files would end the process at once. */
-static void let_writes_fail(void)
-{
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN);
-}
-
 static int register_tmp(char *tmp, char err[ERRLEN])
 {
 	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
@@ -53,7 +45,6 @@ static int register_tmp(char *tmp, char err[ERRLEN])
 		if (!owner)
 			atexit(remove_standing);
 		owner = getpid();
-		let_writes_fail();
 		for (i = 0; i < LEN(sigs); i++) /* nohup and a program's own handler keep theirs */
 			if (!sigaction(sigs[i], NULL, &old) && old.sa_handler == SIG_DFL)
 				sigaction(sigs[i], &sa, NULL);
@@ -79,7 +70,6 @@ static int open_stdout(struct outfile *o, char err[ERRLEN])
 {
 	if (isatty(STDOUT_FILENO))
 		return fail(err, "standard output is a terminal: redirect it, or name a file with -o");
-	let_writes_fail();
 	*o = (struct outfile){ .fp = stdout };
 	return 0;
 }
@@ -164,8 +154,7 @@ int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 		if (S_ISDIR(st.st_mode))
 			return errno = EISDIR, fail(err, "%s:", path);
 		if (!S_ISREG(st.st_mode)) {
-			let_writes_fail();
-			if (!(o->fp = fopen(path, "w")))
+				if (!(o->fp = fopen(path, "w")))
 				return fail(err, "%s:", path);
 			o->path = estrdup(path);
 			return 0;

@@ -363,7 +363,7 @@ static void restore_denormals(unsigned before)
 
 static void run(struct plan *p, struct pass proto, int c0, int c1, int n, float *dtheta)
 {
-	int chunks = (n + p->chunk - 1) / p->chunk;
+	int chunks = (n + p->chunk - 1) / p->chunk, team = get_threads(); /* before OpenMP is told of one */
 	int library = omp_get_max_threads();
 
 	cpu_threads(p, plan_threads(p));
@@ -383,7 +383,7 @@ static void run(struct plan *p, struct pass proto, int c0, int c1, int n, float 
 		}
 		/* Thread t has chunks t, t + threads, …: weight gradients add up in one order at one number of threads. Those
 		 * without a chunk are in the team all the same: OpenMP would end them, and start new ones for what has all. */
-		#pragma omp parallel num_threads(get_threads())
+		#pragma omp parallel num_threads(team)
 		{
 			struct pass q = proto;
 			unsigned floats = flush_denormals();

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -19,9 +20,13 @@ const char *progname = "teddy";
 static int drawn; /* a progress line stands on the terminal */
 
 /* What is opened while a standard stream is closed would take its number: messages or a log would get into a file of
- * results. What stands there instead cannot be read or written either. */
+ * results. What stands there instead cannot be read or written either. And what cannot be written is reported like any
+ * other failure, and clears up: a closed pipe, be it that of messages only, and a limit on the size of files would end the
+ * process at once. */
 __attribute__((constructor)) static void keep_standard_streams(void)
 {
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
 	for (int fd = 0; fd <= STDERR_FILENO; fd++)
 		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd)
 			_exit(1);

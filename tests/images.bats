@@ -387,7 +387,9 @@ END
 	tar cf work/a.tar -C work hid
 	tar cf work/b.tar -C work/hid .
 	tar cf work/c.tar -C work/hid a b
-	for f in work/[abc].tar; do
+	tar cf work/d.tar -C work/hid a/. b
+	tar cf work/e.tar -C work/hid a/. b/.
+	for f in work/[a-e].tar; do
 		load-images "$f" | cmp - work/hid.ts
 	done
 	streams <<-'END'

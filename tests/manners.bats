@@ -57,10 +57,26 @@ misused()
 }
 
 @test "messages that nobody reads end nothing" {
-	{ sleep 0.2 && train-ckpt -a convnet1-8 -e 2 -b 10 -v -o unread.tar <train.ts; } 2>&1 | true
-	[ "${PIPESTATUS[0]}" -eq 0 ]
-	cmp unread.tar pool.tar
-	[ -z "$(find . -name '.*.tmp')" ]
+	synth-init -i 1 -o init.ts <train.ts
+	cutmix -e 1 -o recipes.ts <train.ts
+	for line in "train-ckpt -a convnet1-8 -e 2 -b 10" "save-images" "save-images --format folder" "softlabel -p pool.tar" \
+	    "bnstats -p pool.tar" "synth-step -p pool.tar -N 2 --precision bf16 --isa plain" "cutmix -e 1" \
+	    "evaluate -p pool.tar -t train.ts"; do
+		case $line in
+		synth-step*) input=init.ts ;;
+		softlabel*) input=recipes.ts ;;
+		*) input=train.ts ;;
+		esac
+		rm -rf heard unread
+		# shellcheck disable=SC2086 # words
+		$line -v -o heard <$input 2>said
+		[ -s said ]
+		# shellcheck disable=SC2086
+		{ sleep 0.2 && $line -v -o unread <$input; } 2>&1 | true
+		[ "${PIPESTATUS[0]}" -eq 0 ] || { echo "$line"; false; }
+		[[ $line == evaluate* ]] || diff -r heard unread
+		[ -z "$(find . -name '*.tmp' -o -name 'unread.*')" ]
+	done
 }
 
 @test "a limit on the size of files is one line, and nothing is left" {
@@ -86,9 +102,9 @@ misused()
 	done
 	for line in "train-ckpt -e 1" "evaluate -t train.ts" "ckpt-info -s 3x32x32" "ckpt-import -s 3x32x32"; do
 		# shellcheck disable=SC2086 # words
-		misused "unknown architecture 'resnet19' (known: convnet" $line -a resnet19 </dev/full
+		misused "unknown architecture 'resnet19' (known: convnet" $line -a resnet19 </dev/null
 		for name in convnet3-small convnet7x vgg; do
-			misused "unknown architecture '$name'" $line -a $name </dev/full
+			misused "unknown architecture '$name'" $line -a $name </dev/null
 		done
 	done
 	misused "sizes\|65536" ckpt-info -a resnet18 -s 4294967299x32x32

@@ -446,7 +446,6 @@ static void test_linear(const struct kernels *k, int n, int in, int out)
 	free(x), free(w), free(bias), free(fx), free(fw), free(fb), free(y), free(alone), free(dx);
 }
 
-/* t_kernels [ISA]: of one instruction set alone */
 /* To the last bit: a maximum rounds nothing, and sums go in one order. In some windows two are the largest; with a NaN. */
 static void test_pool(const struct kernels *k, int c, int h, int w, int size, int stride, int pad)
 {
@@ -518,6 +517,7 @@ static void test_mean(const struct kernels *k, int c, int64_t p)
 	free(x), free(dx), free(y);
 }
 
+/* t_kernels [ISA]: of one instruction set alone */
 int main(int argc, char **argv)
 {
 	static const char *const isa[] = { "plain", "avx2", "avx512" };

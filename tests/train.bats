@@ -361,6 +361,15 @@ listed()
 	refused "no batch norm" bnstats -p work/in.tar -o out
 }
 
+@test "threads by the environment are those of --threads, and more than one" {
+	for n in 1 2 3; do
+		train-ckpt -a convnet2-8 -e 1 -b 100 --threads $n -o work/$n.tar <train.ts
+		OMP_NUM_THREADS=$n train-ckpt -a convnet2-8 -e 1 -b 100 <train.ts | cmp - work/$n.tar
+		OMP_NUM_THREADS=$n OMP_DYNAMIC=true train-ckpt -a convnet2-8 -e 1 -b 100 <train.ts | cmp - work/$n.tar
+	done
+	run -1 cmp -s work/1.tar work/2.tar # sums are made in another order
+}
+
 @test "a norm that sees one value a channel keeps its running statistics" {
 	load-images -s 8 -n 1 "$root/pipelines/sample/train-images-idx3-ubyte.gz" >work/tiny.ts
 	for device in cpu cuda; do # 8, 4 and 2 pixels, and from there on one

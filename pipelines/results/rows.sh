@@ -279,8 +279,10 @@ cost()
 	local name
 
 	for name in $(made "$@" | sed -E 's/.* -o ([^ ]+).*/\1/'); do
+		# A run that was ended right behind the output has left no time, but that of the program.
 		[ ! -s "$log/$name.usage" ] || jq -s --arg name "$name" \
-			--slurpfile took "$log/$name.seconds" '{($name): {seconds: $took[0], peak: (map(.peak) | max)}}' "$log/$name.usage"
+			--slurpfile took <(cat "$log/$name.seconds" 2>/dev/null) \
+			'{($name): {seconds: ($took[0] // (map(.seconds) | max)), peak: (map(.peak) | max)}}' "$log/$name.usage"
 	done | jq -s 'add // {}'
 }
 
