@@ -21,6 +21,7 @@ jansson libjansson-dev
 bash bash
 GNU-parallel parallel'
 check='bats bats
+C++-compiler g++
 mandoc mandoc
 shellcheck shellcheck
 valgrind valgrind

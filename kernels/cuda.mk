@@ -68,8 +68,8 @@ build/emu-san/%.o: %.cu
 build/emu-san/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 $(EMU_FLAGS) $(SANITIZE) -c -o $@ $<
-build/emu/teddy-cuda.so: $(EMU_OBJECTS)
-	g++ -shared -Wl,-T,tests/emu/shared.ld -o $@ $^ -lm -lpthread
+build/emu/teddy-cuda.so: $(EMU_OBJECTS) tests/emu/shared.ld
+	g++ -shared -Wl,-T,tests/emu/shared.ld -o $@ $(EMU_OBJECTS) -lm -lpthread
 
 # The kernels' own tests, on the emulated device; in build/emu-san under the sanitizers. What they compare with: lib's
 # functions for the CPU.
@@ -77,10 +77,10 @@ GPU_TESTS  = $(patsubst tests/%.c,build/emu/tests/%,$(wildcard tests/t_gpu_*.c))
 GPU_SANE   = $(patsubst build/emu/%,build/emu-san/%,$(GPU_TESTS))
 GPU_PLAIN  = lib/util lib/times lib/rng lib/view lib/dsa lib/mix lib/loss lib/match lib/optim
 EMU_TESTED = $(addsuffix .o,$(CU_KERNELS) $(EMULATOR) tests/emu/probe lib/cuda_space $(GPU_PLAIN))
-build/emu/tests/t_gpu_%: build/emu/tests/t_gpu_%.o $(addprefix build/emu/,$(EMU_TESTED))
-	g++ -Wl,-T,tests/emu/shared.ld -o $@ $^ -lm -lpthread
-build/emu-san/tests/t_gpu_%: build/emu-san/tests/t_gpu_%.o $(addprefix build/emu-san/,$(EMU_TESTED))
-	g++ $(SANITIZE) -Wl,-T,tests/emu/shared.ld -o $@ $^ -lm -lpthread
+build/emu/tests/t_gpu_%: build/emu/tests/t_gpu_%.o $(addprefix build/emu/,$(EMU_TESTED)) tests/emu/shared.ld
+	g++ -Wl,-T,tests/emu/shared.ld -o $@ $(filter %.o,$^) -lm -lpthread
+build/emu-san/tests/t_gpu_%: build/emu-san/tests/t_gpu_%.o $(addprefix build/emu-san/,$(EMU_TESTED)) tests/emu/shared.ld
+	g++ $(SANITIZE) -Wl,-T,tests/emu/shared.ld -o $@ $(filter %.o,$^) -lm -lpthread
 gpu-sane: $(GPU_SANE)
 .PHONY: gpu-sane
 
@@ -89,8 +89,8 @@ GPU_REAL = $(patsubst build/emu/%,build/cuda/%,$(filter-out %/t_gpu_emu,$(GPU_TE
 GPU_REAL_OBJECTS = $(addprefix build/cuda/,$(addsuffix .o,$(CU_KERNELS) $(CU_DNN) lib/cuda_space $(GPU_PLAIN)))
 $(GPU_REAL): build/cuda/%: build/cuda/%.o $(GPU_REAL_OBJECTS)
 	$(CC) $(LDFLAGS) -fopenmp -o $@ $^ $(addprefix -Wl$(comma)-rpath$(comma),$(CUDA_LIB)) $(L_CUDA)
-build/emu/tests/bench/kernels: build/emu/tests/bench/kernels.o $(addprefix build/emu/,$(EMU_TESTED))
-	g++ -Wl,-T,tests/emu/shared.ld -o $@ $^ -lm -lpthread
+build/emu/tests/bench/kernels: build/emu/tests/bench/kernels.o $(addprefix build/emu/,$(EMU_TESTED)) tests/emu/shared.ld
+	g++ -Wl,-T,tests/emu/shared.ld -o $@ $(filter %.o,$^) -lm -lpthread
 # Asks cuDNN for its engines without a device.
 CUDNN_TEST = $(addprefix build/cuda/,$(addsuffix .o,tests/tools/cudnn tests/tools/cuda_conv lib/cuda_shape lib/util lib/net \
 	lib/arch lib/arch_plain lib/arch_residual lib/arch_mobile lib/rng))

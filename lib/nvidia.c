@@ -22,6 +22,10 @@ static const char packages[] = "lib/python3*/{site,dist}-packages/{nvidia/*,torc
 static void *open_object(const char *path, int depth, char err[ERRLEN]);
 
 /* The first that can be opened in FOLDER/WHERE, a pattern of glob(3); it stays open. */
+#ifndef GLOB_BRACE
+#define GLOB_BRACE 0 /* libraries in one of several places are not found then, as with musl, for which there are none */
+#endif
+
 static bool load_from(const char *folder, const char *where, struct wanted *w)
 {
 	char *path;

@@ -14,17 +14,17 @@ relink   = $(MAKE) --no-print-directory -s -C $(RELINK) RELINKING=1
 
 bundle: all build/lib/slim_archive.o
 	@rm -rf build/bundle && mkdir -p $(RELINK)/build/bin $(RELINK)/build/cuda
-	@$(foreach f,$(RELINKED),ln -s $(CURDIR)/$f $(RELINK)/$f;)
-	@$(foreach p,$(PROGS),ln -s $(CURDIR)/build/bin/$p.o $(RELINK)/build/bin/$p.o;)
-	@$(relink) $(PROGS:%=build/bin/%)
+	@$(foreach f,$(RELINKED),ln -s "$(CURDIR)/$f" $(RELINK)/$f;)
+	@$(foreach p,$(PROGS),ln -s "$(CURDIR)/build/bin/$p.o" $(RELINK)/build/bin/$p.o;)
+	+@$(relink) $(PROGS:%=build/bin/%)
 	@$(if $(shell command -v $(NVCC)),$(MAKE) --no-print-directory -s bundle-cuda,\
 		echo "bundle: without the CUDA backend, as there is no nvcc (CUDA_HOME)" >&2)
 	@NVIDIA="$(NVIDIA)" CUDA_HOME="$(CUDA_HOME)" CUDA_LIB="$(CUDA_LIB)" XZ_OPT="$(BUNDLE_XZ)" \
 		pipelines/bundle "$(BUNDLE_INTO)" $(PROGS)
 bundle-cuda: build/bundle/teddy-cuda.so $(GPU_TRIED)
 	@cd build && find tests cuda/tests -name '*.o' | while read -r o; do mkdir -p bundle/tree/build/$${o%/*} && \
-		ln -s $(CURDIR)/build/$$o bundle/tree/build/$$o; done
-	@$(relink) $(GPU_TRIED)
+		ln -s "$(CURDIR)/build/$$o" bundle/tree/build/$$o; done
+	+@$(relink) $(GPU_TRIED)
 .PHONY: bundle bundle-cuda
 
 ifdef RELINKING

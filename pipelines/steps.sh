@@ -294,6 +294,18 @@ fresh()
 	fi
 }
 
+# foretell COMMAND...: the history that its stream would have. What fails has said why, and the reader's word on a stream
+# that does not come would be a second one.
+foretell()
+{
+	local status
+
+	to=- header=--header "$@" | tsinfo --history --json 2>/dev/null
+	status=("${PIPESTATUS[@]}")
+	[ "${status[0]}" -eq 0 ] || exit "${status[0]}"
+	[ "${status[1]}" -eq 0 ] || die "$doing: its history was not told, status ${status[1]}"
+}
+
 # prepare_step OUTPUT WORDS INPUT... -- COMMAND...: $todo says whether there is something to do; then all is ready for it
 prepare_step()
 {
@@ -310,7 +322,7 @@ prepare_step()
 		foretold=1
 		case $output in
 		*.json) wanted=$(to=- header=--header "$@" | json_history) || exit ;;
-		*) wanted=$(to=- header=--header "$@" | tsinfo --history --json) || exit ;;
+		*) wanted=$(foretell "$@") || exit ;;
 		esac
 		bytes=$(bytes_of "${inputs[@]}") || exit
 	else

@@ -11,7 +11,8 @@ setup_file()
 	export XZ_OPT='--x86 --lzma2=preset=0' LIMIT=20000000
 	mkdir "$data" "$BATS_FILE_TMPDIR/there"
 	cd "$data" || return
-	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make -s -C "$root" bundle NVCC=none BUNDLE_XZ="$XZ_OPT" BUNDLE_INTO="$data" >said 2>warned
+	command -v dpkg-query >/dev/null || skip "licences are found by dpkg"
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u OMP_NUM_THREADS make -s -C "$root" bundle NVCC=none BUNDLE_XZ="$XZ_OPT" BUNDLE_INTO="$data" >said 2>warned
 	tar xJf teddy-0.1-x86_64.tar.xz -C "$BATS_FILE_TMPDIR/there"
 	ln -s "$root/pipelines/sample" sample
 }

@@ -90,9 +90,9 @@ misused()
 }
 
 @test "an output that cannot be is told before the work" {
-	fails "'': No such file" train-ckpt -a convnet1-8 -e 1000000 -o "" <train.ts
-	fails "'none/': Is a directory" train-ckpt -a convnet1-8 -e 1000000 -o none/ <train.ts
-	fails "none/out: No such file" train-ckpt -a convnet1-8 -e 1000000 -o none/out <train.ts
+	fails "'': No such file" timeout 20 train-ckpt -a convnet1-8 -e 1000000 -o "" <train.ts
+	fails "'none/': Is a directory" timeout 20 train-ckpt -a convnet1-8 -e 1000000 -o none/ <train.ts
+	fails "none/out: No such file" timeout 20 train-ckpt -a convnet1-8 -e 1000000 -o none/out <train.ts
 }
 
 @test "a wrong command line is one line and status 2, and no input is read" {

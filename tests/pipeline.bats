@@ -297,7 +297,7 @@ setup()
 		[ ! -x "$prog" ] || ln -s "$prog" tree/build/bin/
 	done
 	rm tree/build/bin/synth-step
-	printf '#!/bin/sh\ncase " $* " in *" --header "*) exec %s "$@" ;; esac\necho "synth-step: out of ideas" >&2\nexit 1\n' \
+	printf '#!/bin/sh\ncase " $* " in *" --header "*) exec "%s" "$@" ;; esac\necho "synth-step: out of ideas" >&2\nexit 1\n' \
 		"$root/build/bin/synth-step" >tree/build/bin/synth-step
 	chmod +x tree/build/bin/synth-step
 	cp -a first stopped
@@ -334,7 +334,7 @@ setup()
 		[ ! -x "$prog" ] || ln -s "$prog" halted/build/bin/
 	done
 	rm halted/build/bin/train-ckpt
-	printf '#!/bin/sh\ncase " $* " in *" --header "*) exec %s "$@" ;; esac\nexit 1\n' "$root/build/bin/train-ckpt" \
+	printf '#!/bin/sh\ncase " $* " in *" --header "*) exec "%s" "$@" ;; esac\nexit 1\n' "$root/build/bin/train-ckpt" \
 		>halted/build/bin/train-ckpt
 	chmod +x halted/build/bin/train-ckpt
 	root=$PWD/halted run run_into jobs --pool post --members 3 --jobs 2 --whole-steps 0
@@ -437,6 +437,12 @@ setup()
 	[ ! -e out/01-train.ts ]
 	run -0 "$teddy" -h
 	[[ $output == usage:* ]]
+}
+
+@test "options that a filter refuses: its own line, and nothing but it" {
+	run_into refused --epochs 1 --first 2 || status=$?
+	[ "${status:-0}" -ne 0 ]
+	[ "$(grep -v '^..:..:..  ' refused.err)" = "train-ckpt: -f, -l and -e: FIRST <= LAST <= EPOCHS expected" ]
 }
 
 @test "examples of teddy(1)" {

@@ -198,7 +198,7 @@ claim()
 	echo "epochs=1000" >extra
 	(RESULTS_OUT=$PWD/stopped RESULTS_ROWS=$PWD/none exec "$root/pipelines/results/run" decay/sample) 2>again 3>&- &
 	pid=$!
-	until pgrep -f "train-ckpt .*$PWD/stopped" >/dev/null; do sleep 0.05; done
+	until pgrep -f "train-ckpt .*$PWD/stopped" >/dev/null; do kill -0 $pid || break; sleep 0.05; done
 	kill -TERM $pid
 	status=0
 	wait $pid || status=$?

@@ -19,6 +19,16 @@ setup()
 	cd "$BATS_FILE_TMPDIR" || return
 }
 
+# An sshd of a test that failed half-way must not stay.
+teardown()
+{
+	local file
+
+	for file in ssh/*/pid; do
+		[ ! -e "$file" ] || kill "$(cat "$file")" 2>/dev/null || true
+	done
+}
+
 # as_run FOLDER [OPTION...]: becomes the smallest run, with four units
 as_run()
 {
