@@ -350,6 +350,19 @@ setup()
 	cmp jobs/distilled.ts post/distilled.ts
 }
 
+@test "post: its own options and those for its filters reach them" {
+	run_into asked --pool post --members 2 --whole-steps 0 --repeats 1 --prune-opts '-r 0.3 --importance l1' \
+		--tune-epochs 1:2 --tune-lr 0.01:0.02 --tune-batch 30 --tune-opts '--wd 0.25' --hard-opts '--dsa none'
+	tsinfo --history asked/02-pool.tar >history
+	grep -q ' prune .*--ratio 0.3 .*--importance l1' history
+	grep -q ' train-ckpt .*--epochs 1,2 .*--batch 30 .*--lr 0.01,0.02 .*--wd 0.25' history
+	grep -q '"dsa": "none"' asked/06-hard-distilled/0.json
+	run_into asked --pool post --members 2 --whole-steps 0 --repeats 1 --prune-opts '-r 0.3 --importance l1' \
+		--tune-epochs 1:2 --tune-lr 0.01:0.03 --tune-batch 30 --tune-opts '--wd 0.25' --hard-opts '--dsa none'
+	spared asked.err 'base|pruning|training'
+	done_again asked.err | grep -q '^fine-tuning'
+}
+
 @test "post: another base of the same history is pruned anew" {
 	train-ckpt -a convnet2-8 -e 2 -b 50 --lr 0.02 -o two.tar <first/01-train.ts
 	mkdir of-two

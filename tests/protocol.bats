@@ -163,6 +163,35 @@ students() # everything that repeats of a student's line
 	END
 }
 
+@test "--fresh-optimiser: half-way the rate falls to a tenth, and hard-dsa has it so" {
+	for fresh in yes no; do
+		evaluate -a convnet1-8-in -t val.ts --steps 6 --fresh-optimiser $fresh --log work/$fresh <one.ts >work/$fresh.tsv
+	done
+	evaluate -a convnet1-8-in -t val.ts --steps 6 <one.ts | students | cmp - <(students work/yes.tsv)
+	python <<-'END'
+	def epochs(path):
+	    return [(e["rate"], e["loss"]) for e in map(json.loads, open(path)) if e["event"] == "epoch"]
+	yes, no = epochs("work/yes"), epochs("work/no")
+	assert [r for r, _ in no] == [0.01] * 6 and all(abs(r - w) < 1e-12 for (r, _), w in zip(yes, [0.01] * 3 + [0.001] * 3)), yes
+	# The first step of the second half starts where the others had come.
+	assert [x for _, x in yes[:4]] == [x for _, x in no[:4]] and yes[4][1] > no[4][1], (yes, no)
+	END
+}
+
+@test "--decay-1d: of biases and norms, where there is any" {
+	one() { evaluate -a convnet1-8-in -t val.ts --steps 6 --lr 0.1 "$@" <one.ts | students | cut -f 3-; }
+	cmp <(one --wd 0 --decay-1d yes) <(one --wd 0 --decay-1d no)
+	run -1 cmp -s <(one --wd 0.5 --decay-1d yes) <(one --wd 0.5 --decay-1d no)
+	cmp <(one --wd 0.5) <(one --wd 0.5 --decay-1d yes)
+}
+
+@test "cutmix --drop-last: no batch that is not full" {
+	cutmix -e 2 -b 40 <distilled.ts | replay >work/all.ts
+	cutmix -e 2 -b 40 --drop-last <distilled.ts | replay >work/full.ts
+	[ "$(tsinfo work/all.ts | head -n 1)" = "work/all.ts: images, 6 frames, 200 images" ]
+	[ "$(tsinfo work/full.ts | head -n 1)" = "work/full.ts: images, 4 frames, 160 images" ]
+}
+
 @test "--report: the best of what was measured, and labelled so" {
 	one() { evaluate -a convnet1-8 -t val.ts --seed 3 -r 2 --log "work/$1.log" "${@:2}" <plain.ts; }
 	one last --report last >work/last
