@@ -5,18 +5,21 @@
 #include "cpu.h"
 
 enum algo {
-	NOTHING, WINOGRAD, POLYPHASE, DEPTHWISE, DIRECT, IMAGE, IMAGE_BACK, IMAGE_WGRAD, LIBRARY, LINEAR, EPILOGUE, ACT, SOLO
+	NOTHING, WINOGRAD, POLYPHASE, DEPTHWISE, DIRECT, IMAGE, IMAGE_BACK, IMAGE_WGRAD, LIBRARY, LINEAR, EPILOGUE, ACT,
+	MAX_POOL, AVG_POOL, MEAN, SOLO
 };
 /* Ours, each followed by the instruction set. */
 static const char *const algo_name[] = { [WINOGRAD] = "winograd", [POLYPHASE] = "polyphase", [DEPTHWISE] = "depthwise",
 	[DIRECT] = "direct", [IMAGE] = "image", [IMAGE_BACK] = "image_back", [IMAGE_WGRAD] = "image_wgrad",
-	[LINEAR] = "linear", [EPILOGUE] = "epilogue", [ACT] = "act" };
+	[LINEAR] = "linear", [EPILOGUE] = "epilogue", [ACT] = "act",
+	[MAX_POOL] = "max_pool", [AVG_POOL] = "avg_pool", [MEAN] = "mean" };
 
 static enum algo solo_algo(const struct plan *p, const struct stage *s, enum part part)
 {
 	enum op op = p->net->node[s->solo].op;
 	bool image = s->in_stage == 0 && p->opts.purpose == PLAN_SYNTH;
-	enum algo a = op == OP_RELU6 || op == OP_SILU || op == OP_SIGMOID ? ACT : SOLO;
+	enum algo a = op == OP_RELU6 || op == OP_SILU || op == OP_SIGMOID ? ACT : op == OP_MAXPOOL ? MAX_POOL
+	    : op == OP_AVGPOOL ? AVG_POOL : op == OP_GAP ? MEAN : SOLO;
 
 	if (part == PART_FORWARD)
 		return op == OP_INPUT ? NOTHING : a;

@@ -7,9 +7,10 @@ import sys
 # By direction and name: the kernel that carries it out. Some prepare or finish what others do, and have no name.
 KERNEL = {
     "forward": {"winograd": "wino_conv", "direct": "direct_conv", "image": "image_conv", "depthwise": "dw_conv",
-                "linear": "linear", "act": "act"},
+                "linear": "linear", "act": "act", "max_pool": "max_pool", "avg_pool": "avg_pool", "mean": "mean"},
     "dgrad": {"winograd": "wino_conv", "direct": "direct_dgrad", "image": "image_dgrad", "image_back": "image_back",
-              "depthwise": "dw_dgrad", "linear": "linear_dgrad", "act": "act_back"},
+              "depthwise": "dw_dgrad", "linear": "linear_dgrad", "act": "act_back", "max_pool": "max_pool_back",
+              "avg_pool": "avg_pool_back", "mean": "mean_back"},
     "wgrad": {"winograd": "wino_wgrad", "direct": "conv_wgrad", "image_wgrad": "image_wgrad", "depthwise": "dw_wgrad",
               "linear": "linear_wgrad"},
     "epilogue": {"epilogue": "epilogue"},

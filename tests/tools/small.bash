@@ -6,7 +6,6 @@ python=${PYTHON:-/usr/bin/python3}
 export root python PATH="$root/build/bin:$PATH" PYTHONPATH="$root/tests" PYTHONDONTWRITEBYTECODE=1 LC_ALL=C
 # The runner keeps all cores busy; nets this small are no faster with two threads. Tests of threads say --threads.
 export OMP_NUM_THREADS=1
-unset CUDA_VISIBLE_DEVICES TEDDY_DEVICE TEDDY_CUDA TEDDY_USAGE
 
 # Small files in the current folder: train.ts, val.ts, pool.tar of four networks, stats.ts, init.ts of three units.
 small_files()
