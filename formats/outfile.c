@@ -125,7 +125,7 @@ int out_probe(const char *path, char err[ERRLEN])
 	if (!path || !strcmp(path, "-"))
 		return (fcntl(STDOUT_FILENO, F_GETFL) & O_ACCMODE) == O_RDONLY ?
 			errno = EBADF, fail(err, "standard output:") : 0;
-	if ((!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+	if (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
 		return 0;
 	if (out_open(&o, path, err) < 0)
 		return -1;
@@ -154,7 +154,7 @@ int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 		if (S_ISDIR(st.st_mode))
 			return errno = EISDIR, fail(err, "%s:", path);
 		if (!S_ISREG(st.st_mode)) {
-				if (!(o->fp = fopen(path, "w")))
+			if (!(o->fp = fopen(path, "w")))
 				return fail(err, "%s:", path);
 			o->path = estrdup(path);
 			return 0;

@@ -22,20 +22,6 @@ setup()
 	ln -s "$BATS_FILE_TMPDIR"/* .
 }
 
-# misused WORDS COMMAND...: exit status 2 and one line on standard error that has the words
-misused()
-{
-	local words=$1 status=0
-
-	shift
-	"$@" >misused.out 2>misused.err || status=$?
-	if [ "$status" -ne 2 ] || [ "$(wc -l <misused.err)" -ne 1 ] || ! grep -q "$words" misused.err; then
-		echo "exit status $status of: $*"
-		head -5 misused.err
-		return 1
-	fi
-}
-
 @test "these are all filters" {
 	for f in $filters; do
 		[ -x "$root/build/bin/$f" ]

@@ -45,11 +45,22 @@ mixed_pool()
 # fails WORDS COMMAND...: exit status 1 and one line on standard error: the program's name first, the words in it
 fails()
 {
-	local words=$1 status=0
+	ends 1 "$@"
+}
 
-	shift
+# misused WORDS COMMAND...: the same with status 2
+misused()
+{
+	ends 2 "$@"
+}
+
+ends()
+{
+	local wanted=$1 words=$2 status=0
+
+	shift 2
 	"$@" >fails.out 2>fails.err || status=$?
-	if [ "$status" -ne 1 ] || [ "$(wc -l <fails.err)" -ne 1 ] || ! grep -q "^[a-z-]*: .*$words" fails.err; then
+	if [ "$status" -ne "$wanted" ] || [ "$(wc -l <fails.err)" -ne 1 ] || ! grep -q "^[a-z-]*: .*$words" fails.err; then
 		echo "exit status $status of: $*"
 		head -5 fails.err
 		return 1
