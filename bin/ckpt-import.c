@@ -37,18 +37,6 @@ struct misfit { /* of a kind: the first, and how many there are */
 	int n;
 };
 
-static void parse_shape(struct options *o)
-{
-	char *copy = estrdup(o->shape ? o->shape : "3x224x224"), *p = copy, *t;
-	int n = 0;
-
-	for (; (t = strsep(&p, "x")) && n < 3; n++)
-		o->chw[n] = eint("-s", t, 1, n ? 65536 : MAX_CHANNELS);
-	if (n < 3 || t)
-		usage("-s %s: CHANNELSxHEIGHTxWIDTH expected", o->shape);
-	free(copy);
-}
-
 static void parse(struct options *o, int argc, char **argv)
 {
 	enum { CLASSES = 256, MEAN, STD, HEADER };
@@ -79,7 +67,7 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("--mean and --std go together, with as many numbers");
 	if (o->shape && !o->arch)
 		usage("-s is of use with -a only");
-	parse_shape(o);
+	eshape("-s", o->shape ? o->shape : "3x224x224", MAX_CHANNELS, o->chw);
 	if (o->arch && !o->nmean && o->chw[0] != 3)
 		usage("%d channels: --mean and --std are needed", o->chw[0]);
 }

@@ -1,6 +1,5 @@
 /* ckpt-info(1): a network layer by layer, of a checkpoint, a pool or an architecture */
 #include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +7,7 @@
 #include "../formats/checkpoint.h"
 #include "../formats/json.h"
 #include "../formats/show.h"
+#include "../lib/args.h"
 
 static const char help[] =
 	"usage: ckpt-info [-m MEMBER] [--json] [-o FILE] [FILE] <checkpoint or pool\n"
@@ -26,19 +26,6 @@ struct options {
 	bool shaped, json;
 };
 
-static void parse_shape(struct options *o, const char *s)
-{
-	char *copy = estrdup(s), *p = copy, *t;
-	int n = 0;
-
-	for (; (t = strsep(&p, "x")) && n < 3; n++)
-		o->chw[n] = eint("-s", t, 1, 65536);
-	if (n < 3 || t)
-		usage("-s %s: CxHxW expected", s);
-	free(copy);
-	o->shaped = true;
-}
-
 static void parse(struct options *o, int argc, char **argv)
 {
 	enum { JSON = 256 };
@@ -52,7 +39,7 @@ static void parse(struct options *o, int argc, char **argv)
 		switch (c) {
 		case 'm': o->member = optarg; break;
 		case 'a': o->arch = earch(optarg); break;
-		case 's': parse_shape(o, optarg); break;
+		case 's': eshape("-s", optarg, 65536, o->chw); o->shaped = true; break;
 		case 'k': o->classes = eint("-k", optarg, 1, 65536); sized = true; break;
 		case 'o': o->out = optarg; break;
 		case JSON: o->json = true; break;
@@ -278,7 +265,6 @@ int main(int argc, char **argv)
 	char err[ERRLEN];
 
 	progname = "ckpt-info";
-	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
 	if (o.out && strcmp(o.out, "-") && out_open(&f, o.out, err) < 0)
 		die("%s", err);

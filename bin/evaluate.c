@@ -1,6 +1,5 @@
 /* evaluate(1): what a network learns from images or recipes, measured on a validation set */
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -561,7 +560,6 @@ int main(int argc, char **argv)
 	struct ts_reader in;
 
 	progname = "evaluate";
-	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
 	eout_probe(o.cli.out);
 	if (o.pool && o.cli.header) {

@@ -2,7 +2,6 @@
 #include <jansson.h>
 #include <math.h>
 #include <omp.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -266,7 +265,6 @@ int main(int argc, char **argv)
 	int n;
 
 	progname = "likeness";
-	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&o, argc, argv);
 	eout_probe(o.cli.out);
 	omp_set_num_threads(get_threads());

@@ -1,7 +1,6 @@
 /* report(1): what a pipeline left in its folder, as one page */
 #include <getopt.h>
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -493,7 +492,6 @@ int main(int argc, char **argv)
 	const char *out = NULL, *dir;
 
 	progname = "report";
-	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	dir = parse(&out, argc, argv);
 	if (outcome_read(&o, dir, err) < 0 || out_open(&file, out, err) < 0)
 		die("%s", err);

@@ -1,7 +1,6 @@
 /* tsinfo(1): what a tensor stream or a pool is, in words or as JSON */
 #include <getopt.h>
 #include <jansson.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -439,7 +438,6 @@ int main(int argc, char **argv)
 	char err[ERRLEN];
 
 	progname = "tsinfo";
-	signal(SIGPIPE, SIG_IGN); /* a closed pipe is reported like any other failed write */
 	parse(&j, &out, argc, argv);
 	if (out && strcmp(out, "-")) {
 		if (out_open(&o, out, err) < 0)

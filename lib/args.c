@@ -130,3 +130,15 @@ void ereal_range(const char *what, const char *arg, double lo, double hi, double
 	*b = ereal(what, t, lo, hi);
 	free(s);
 }
+
+void eshape(const char *what, const char *arg, int channels, int chw[3])
+{
+	char *copy = estrdup(arg), *p = copy, *t;
+	int n = 0;
+
+	for (; (t = strsep(&p, "x")) && n < 3; n++)
+		chw[n] = (int)eint(what, t, 1, n ? 65536 : channels);
+	if (n < 3 || t)
+		usage("%s %s: CxHxW expected", what, arg);
+	free(copy);
+}

@@ -18,6 +18,9 @@ int ereals(const char *what, const char *arg, double lo, double hi, double *out,
 /* Whole numbers in [lo, hi] between commas, at least one (a lone comma more makes one a list); *out: the caller's to free. */
 int eints(const char *what, const char *arg, long long lo, long long hi, int **out);
 
+/* "CxHxW": each at least 1, H and W at most 65536, C at most `channels`. */
+void eshape(const char *what, const char *arg, int channels, int chw[3]);
+
 /* "A", which is A:A, or "A:B" with B at least A, whole numbers; "A:B" in any order, real ones. */
 void eint_range(const char *what, const char *arg, long long lo, long long hi, int *a, int *b);
 void ereal_range(const char *what, const char *arg, double lo, double hi, double *a, double *b);
