@@ -31,6 +31,20 @@ __device__ static place place_of(uint32_t i, const pool &p)
 	return a;
 }
 
+__device__ static void add(eight &sum, const eight &e)
+{
+#pragma unroll
+	for (int l = 0; l < 8; l++)
+		sum.v[l] += e.v[l];
+}
+
+__device__ static void times(eight &sum, float by)
+{
+#pragma unroll
+	for (int l = 0; l < 8; l++)
+		sum.v[l] *= by;
+}
+
 /* Where the eight of a map of h x w begins. */
 __device__ static size_t eight_at(const place &a, const pool &p, int y, int x, int h, int w)
 {
@@ -130,7 +144,7 @@ template <typename T> __global__ void max_pool_back(void *dxv, const void *dyv, 
 	for GRID_STRIDE(i, p.eights) {
 		place a = place_of((uint32_t)i, p);
 		windows down = windows_over(a.y, p, p.oh), across = windows_over(a.x, p, p.ow);
-		eight sum = { { 0, 0, 0, 0, 0, 0, 0, 0 } };
+		eight sum = no_eight();
 
 		for (int r = down.first; r <= down.last; r++)
 			for (int t = across.first; t <= across.last; t++) {
@@ -153,20 +167,14 @@ template <typename T, int K> __global__ void avg_pool(T *y, const T *x, pool p)
 
 	for GRID_STRIDE(i, p.eights) {
 		place a = place_of((uint32_t)i, p);
-		eight sum = { { 0, 0, 0, 0, 0, 0, 0, 0 } };
+		eight sum = no_eight();
 
 #pragma unroll
 		for (int dr = 0; dr < k; dr++)
 #pragma unroll
-			for (int dc = 0; dc < k; dc++) {
-				eight e = load8(x + eight_at(a, p, a.y * p.stride + dr, a.x * p.stride + dc, p.h, p.w));
-#pragma unroll
-				for (int l = 0; l < 8; l++)
-					sum.v[l] += e.v[l];
-			}
-#pragma unroll
-		for (int l = 0; l < 8; l++)
-			sum.v[l] *= p.share;
+			for (int dc = 0; dc < k; dc++)
+				add(sum, load8(x + eight_at(a, p, a.y * p.stride + dr, a.x * p.stride + dc, p.h, p.w)));
+		times(sum, p.share);
 		store8(y + i * 8, sum);
 	}
 }
@@ -179,18 +187,12 @@ template <typename T> __global__ void avg_pool_back(void *dxv, const void *dyv, 
 	for GRID_STRIDE(i, p.eights) {
 		place a = place_of((uint32_t)i, p);
 		windows down = windows_over(a.y, p, p.oh), across = windows_over(a.x, p, p.ow);
-		eight sum = { { 0, 0, 0, 0, 0, 0, 0, 0 } };
+		eight sum = no_eight();
 
 		for (int r = down.first; r <= down.last; r++)
-			for (int t = across.first; t <= across.last; t++) {
-				eight e = load8(dy + eight_at(a, p, r, t, p.oh, p.ow));
-#pragma unroll
-				for (int l = 0; l < 8; l++)
-					sum.v[l] += e.v[l];
-			}
-#pragma unroll
-		for (int l = 0; l < 8; l++)
-			sum.v[l] *= p.share;
+			for (int t = across.first; t <= across.last; t++)
+				add(sum, load8(dy + eight_at(a, p, r, t, p.oh, p.ow)));
+		times(sum, p.share);
 		store8(dx + i * 8, sum);
 	}
 }
@@ -216,18 +218,12 @@ template <typename T> __global__ void adapt_pool(void *yv, const void *xv, pool 
 		int y0 = adapt_begin(a.y, p.h, p), y1 = adapt_end(a.y, p.h, p);
 		int x0 = adapt_begin(a.x, p.w, p), x1 = adapt_end(a.x, p.w, p);
 		float share = 1.0f / ((y1 - y0) * (x1 - x0));
-		eight sum = { { 0, 0, 0, 0, 0, 0, 0, 0 } };
+		eight sum = no_eight();
 
 		for (int yy = y0; yy < y1; yy++)
-			for (int xx = x0; xx < x1; xx++) {
-				eight e = load8(x + eight_at(a, p, yy, xx, p.h, p.w));
-#pragma unroll
-				for (int l = 0; l < 8; l++)
-					sum.v[l] += e.v[l];
-			}
-#pragma unroll
-		for (int l = 0; l < 8; l++)
-			sum.v[l] *= share;
+			for (int xx = x0; xx < x1; xx++)
+				add(sum, load8(x + eight_at(a, p, yy, xx, p.h, p.w)));
+		times(sum, share);
 		store8(y + i * 8, sum);
 	}
 }
@@ -243,7 +239,7 @@ template <typename T> __global__ void adapt_pool_back(void *dxv, const void *dyv
 		place a = place_of((uint32_t)i, p);
 		int r1 = quotient((uint32_t)(a.y + 1) * p.k - 1, p.by_h), t0 = quotient((uint32_t)a.x * p.k, p.by_w);
 		int t1 = quotient((uint32_t)(a.x + 1) * p.k - 1, p.by_w);
-		eight sum = { { 0, 0, 0, 0, 0, 0, 0, 0 } };
+		eight sum = no_eight();
 
 		for (int r = quotient((uint32_t)a.y * p.k, p.by_h); r <= r1; r++)
 			for (int t = t0; t <= t1; t++) {
@@ -269,12 +265,8 @@ template <typename T> __global__ void mean_pool(void *yv, const void *xv, reduct
 	eight sum = no_eight();
 
 #pragma unroll 4
-	for (int p = a.pixel; a.some && p < r.per; p += a.step) {
-		eight e = load8(x + a.first + (int64_t)p * r.groups * 8);
-#pragma unroll
-		for (int l = 0; l < 8; l++)
-			sum.v[l] += e.v[l];
-	}
+	for (int p = a.pixel; a.some && p < r.per; p += a.step)
+		add(sum, load8(x + a.first + (int64_t)p * r.groups * 8));
 	sum = fold(room, sum, r.chunk);
 	if (a.some && a.pixel == 0) {
 #pragma unroll
