@@ -272,3 +272,15 @@ others=(other-channels.ts other-size.ts other-classes.ts other-names.ts)
 	fails '' load-images -o out/x train.ts
 	[ -z "$(ls out)" ]
 }
+
+# FUZZ=20000 bats -f 'anything else' tests/bad.bats: for longer
+@test "streams that say anything else are worked on, or refused in a line" {
+	mkdir fuzz
+	cd fuzz
+	cp ../train.ts ../one.ts ../pool.tar ../stats.ts ../init.ts ../under-way.ts ../run.ts ../recipes.ts ../labelled.ts .
+	synth-step -p pool.tar -s stats.ts -N 4 -n 2 --state state.ts -o out <init.ts
+	softlabel -p pool.tar --u8 -o labelled-u8.ts <recipes.ts
+	softlabel -p pool.tar --top 2 -o labelled-top.ts <recipes.ts
+	train-ckpt -a shufflenet_v2_x1_0-small -e 0 <train.ts | tar xO 0/0.ts >branches.ts
+	"$python" "$root/tests/fuzz" . --runs "${FUZZ:-400}"
+}

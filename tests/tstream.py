@@ -8,7 +8,7 @@ import xxhash
 
 def seal(obj):
     """One object's bytes: the map, with the hash of all before the hash as its last entry."""
-    packer = msgpack.Packer(default=msgpack_numpy.encode, use_bin_type=True)
+    packer = msgpack.Packer(default=msgpack_numpy.encode, use_bin_type=True, unicode_errors="surrogateescape")
     out = packer.pack_map_header(len(obj) + 1)
     for key, value in obj.items():
         out += packer.pack(key)
@@ -19,8 +19,9 @@ def seal(obj):
 
 class Writer:
     def __init__(self, path, kind, header=None):
+        """kind: None where the header has it."""
         self.file, self.at, self.offsets, self.hashes = open(path, "wb"), 0, [], b""
-        self.put({"tensorstream": 1, "kind": kind, **(header or {})})
+        self.put({"tensorstream": 1, **({"kind": kind} if kind else {}), **(header or {})})
         self.offsets = []
 
     def put(self, obj):
