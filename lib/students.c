@@ -62,6 +62,14 @@ static int add_worker(struct students *s, int batch, char err[ERRLEN])
 	return 0;
 }
 
+static void drop_worker(struct students *s)
+{
+	struct worker *w = &s->worker[--s->nworker];
+
+	trainer_free(&w->trainer);
+	ws_free(w->ws);
+}
+
 static int hire(struct students *s, int batch, char err[ERRLEN])
 {
 	int threads = get_threads(), most = device_is_host() ? MIN(threads, s->n) : 1;
@@ -69,7 +77,8 @@ static int hire(struct students *s, int batch, char err[ERRLEN])
 	set_threads(threads / most);
 	if (add_worker(s, batch, err) < 0)
 		return -1;
-	if (ws_bytes(s->worker[0].ws) > SMALL) {
+	if (ws_bytes(s->worker[0].ws) > SMALL && most > 1) { /* a plan is made for so many threads */
+		drop_worker(s);
 		set_threads(threads);
 		most = 1;
 	}
@@ -110,10 +119,8 @@ void students_free(struct students *s)
 		free(s->student[i].order);
 	}
 	times_share(1.0 / MAX(s->nworker, 1)); /* what their plans did, they did side by side */
-	for (int i = 0; i < s->nworker; i++) {
-		trainer_free(&s->worker[i].trainer);
-		ws_free(s->worker[i].ws);
-	}
+	while (s->nworker > 0)
+		drop_worker(s);
 	times_share(1);
 	free(s->student);
 	free(s->worker);

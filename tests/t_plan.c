@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../lib/engine.h"
 #include "../lib/loss.h"
 #include "../lib/plan.h"
 #include "../lib/rng.h"
@@ -129,6 +130,36 @@ static void test_denormals(const struct net *net, const struct weights *w, const
 	free(grad);
 }
 
+static int busy(const struct net *net, enum purpose purpose, int threads)
+{
+	char err[ERRLEN];
+	struct plan *p;
+	int n;
+
+	set_threads(threads);
+	if (!(p = plan_new(net, (struct plan_opts){ .purpose = purpose, .batch = IMAGES }, err)))
+		die("%s", err);
+	n = plan_threads(p);
+	plan_free(p);
+	return n;
+}
+
+/* Training has a chunk for every thread, eight images at least; the rest's are the same on any machine. */
+static void test_shares(const struct net *net, const struct weights *w, const float *images, const int64_t *label)
+{
+	struct result one = step(net, w, images, label, PLAN_TRAIN, 1), six = step(net, w, images, label, PLAN_TRAIN, 6);
+	double off = 0, size = 0;
+
+	for (size_t i = 0; i < one.ngrad; i++)
+		off += pow(six.grad[i] - one.grad[i], 2), size += pow(one.grad[i], 2);
+	off = sqrt(off / size);
+	ok(off > 0 && off < 1e-4, "training: six threads' gradient is %.2g off that of one", off);
+	ok(busy(net, PLAN_TRAIN, 6) == 6 && busy(net, PLAN_TRAIN, 64) == IMAGES / 8, "a chunk for each, or eight images");
+	ok(busy(net, PLAN_EVAL, 64) == busy(net, PLAN_EVAL, 8), "labelling: no more for more threads");
+	result_free(&one);
+	result_free(&six);
+}
+
 int main(void)
 {
 	static const char *const name[] = { "labelling", "synthesis", "training" };
@@ -162,6 +193,7 @@ int main(void)
 		    alone > 1 ? "the first time" : "one thread");
 		result_free(&first);
 	}
+	test_shares(net, &w, images, label);
 	test_denormals(net, &w, images);
 	test_bf16(net, &w, images, label);
 	free(images);
