@@ -53,8 +53,6 @@ struct cpu {
 	const struct kernels *k;
 	const struct bf16_kernels *bf16; /* NULL: everything in float */
 	int nthread;                  /* that the per-thread arrays below are made for */
-	size_t nscratch;
-	float **scratch;              /* Winograd's tiles, weight gradients; per thread */
 	float **coef;                 /* (4*cp) per thread: per-image affine coefficients */
 	double **sum;                 /* (4*cp) per thread */
 	float *zero;                  /* (4*cp) */
@@ -94,6 +92,11 @@ static inline float *at(const struct pass *q, int buffer, int i)
 	if (b->batch)
 		return p->ws->batch + b->offset * p->opts.batch + b->floats * i;
 	return p->ws->chunk[q->tid] + b->offset * p->chunk + b->floats * (i - q->first);
+}
+
+static inline float *scratch(const struct pass *q)
+{
+	return q->p->ws->scratch[q->tid];
 }
 
 /* Output of a stage, image i: the image itself where the stage is the input. */

@@ -22,12 +22,12 @@ static void linear_forward(const struct pass *q, const struct stage *s, int i0, 
 }
 
 static void winograd(const struct cpu *cpu, const struct head *h, float *y, const float *x, const float *u, const float *bias,
-    float *scratch, int n, const struct wino_shape *s)
+    float *room, int n, const struct wino_shape *s)
 {
 	if (h->bf16)
-		cpu->bf16->conv(y, x, (const uint16_t *)u, bias, scratch, n, s);
+		cpu->bf16->conv(y, x, (const uint16_t *)u, bias, room, n, s);
 	else
-		cpu->k->wino_conv(y, x, u, bias, scratch, n, s);
+		cpu->k->wino_conv(y, x, u, bias, room, n, s);
 }
 
 static void conv_forward(const struct pass *q, const struct stage *s, int i0, int i1)
@@ -39,12 +39,12 @@ static void conv_forward(const struct pass *q, const struct stage *s, int i0, in
 
 	if (h->wino_fwd) {
 		struct wino_shape ws = { c->ic, c->oc, c->ih, c->iw, c->oh, c->ow, c->pad };
-		winograd(cpu, h, at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, cpu->scratch[q->tid], i1 - i0, &ws);
+		winograd(cpu, h, at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd, h->bias, scratch(q), i1 - i0, &ws);
 		return;
 	}
 	if (h->polyphase || h->direct_fwd) {
 		(h->polyphase ? cpu->k->poly_conv : cpu->k->direct_conv)(at(q, s->x, i0), value(q, s->in_stage, i0), h->fwd,
-		    h->bias, cpu->scratch[q->tid], i1 - i0, &h->direct);
+		    h->bias, scratch(q), i1 - i0, &h->direct);
 		return;
 	}
 	for (int i = i0; i < i1; i++) {
@@ -78,7 +78,7 @@ void head_dgrad(const struct pass *q, const struct stage *s, int i, float *gin)
 	if (h->image_back) {
 		const float *dy[LEN(s->dy)];
 		struct feature_grad f = describe_grad(q, s, i, h->image_raw, dy);
-		cpu->k->image_back(gin, &f, h->dgrad, cpu->scratch[q->tid], c->ic, c->ih, c->iw, c->k, c->pad);
+		cpu->k->image_back(gin, &f, h->dgrad, scratch(q), c->ic, c->ih, c->iw, c->k, c->pad);
 		return;
 	}
 	if (!h->dgrad || h->wino_dgrad || h->polyphase || h->direct_dgrad)
@@ -128,10 +128,10 @@ void head_dgrad_all(const struct pass *q, const struct stage *s, int i0, int i1)
 		linear_dgrad(q, s, i0, i1);
 	else if (h->polyphase || h->direct_dgrad)
 		(h->polyphase ? cpu->k->poly_dgrad : cpu->k->direct_dgrad)(at(q, s->gin, i0), at(q, dx, i0), h->dgrad,
-		    cpu->scratch[q->tid], i1 - i0, &h->direct);
+		    scratch(q), i1 - i0, &h->direct);
 	else if (h->wino_dgrad) {
 		struct wino_shape ws = { c->oc, c->ic, c->oh, c->ow, c->ih, c->iw, 2 - c->pad };
-		winograd(cpu, h, at(q, s->gin, i0), at(q, dx, i0), h->dgrad, NULL, cpu->scratch[q->tid], i1 - i0, &ws);
+		winograd(cpu, h, at(q, s->gin, i0), at(q, dx, i0), h->dgrad, NULL, scratch(q), i1 - i0, &ws);
 	}
 }
 
@@ -168,7 +168,7 @@ static void image_wgrad(const struct pass *q, const struct stage *s, int i0, int
 	}
 	for (int i = i0; i < i1; i++) {
 		struct feature_grad f = describe_grad(q, s, i, false, dy);
-		cpu->k->image_wgrad(h->dw[q->tid], h->db[q->tid], &f, value(q, s->in_stage, i), cpu->scratch[q->tid], c->ic, c->ih,
+		cpu->k->image_wgrad(h->dw[q->tid], h->db[q->tid], &f, value(q, s->in_stage, i), scratch(q), c->ic, c->ih,
 		    c->iw, c->pad);
 	}
 }
@@ -180,16 +180,16 @@ static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int 
 	const struct head *h = &e->head;
 	const struct node *n = &q->p->net->node[s->head];
 	int dx = s->dx >= 0 ? s->dx : s->dy[0];
-	float *dw = q->fresh ? h->dw[q->tid] : cpu->scratch[q->tid];
+	float *dw = q->fresh ? h->dw[q->tid] : scratch(q);
 
 	const struct conv_shape *c = &h->shape;
 	if (q->fresh && (h->own_wgrad || h->wino_wgrad || h->polyphase || h->depthwise))
 		memset(h->dw[q->tid], 0, h->ndw * sizeof(float));
 	if (h->wino_wgrad) {
 		struct wino_shape ws = { c->ic, c->oc, c->ih, c->iw, c->oh, c->ow, c->pad };
-		cpu->k->wino_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &ws);
+		cpu->k->wino_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), scratch(q), i1 - i0, &ws);
 	} else if (h->polyphase)
-		cpu->k->poly_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), cpu->scratch[q->tid], i1 - i0, &h->direct);
+		cpu->k->poly_wgrad(h->dw[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), scratch(q), i1 - i0, &h->direct);
 	else if (h->depthwise) {
 		for (int i = i0; i < i1; i++)
 			cpu->k->dw_wgrad(h->dw[q->tid], value(q, s->in_stage, i), at(q, dx, i), pad8(c->oc) / 8, c->ih, c->iw, c->oh,
@@ -204,7 +204,7 @@ static void conv_wgrad(const struct pass *q, const struct stage *s, int i0, int 
 			add_floats(h->dw[q->tid], dw, h->ndw);
 		}
 	} else {
-		dnn_conv_wgrad(h->dnn, q->tid, dw, cpu->scratch[q->tid], value(q, s->in_stage, i0), at(q, dx, i0), i1 - i0);
+		dnn_conv_wgrad(h->dnn, q->tid, dw, scratch(q), value(q, s->in_stage, i0), at(q, dx, i0), i1 - i0);
 		if (!q->fresh)
 			add_floats(h->dw[q->tid], dw, h->ndw);
 	}

@@ -189,11 +189,9 @@ void cpu_threads(struct plan *p, int nthread)
 
 	if (nthread <= cpu->nthread)
 		return;
-	cpu->scratch = erealloc(cpu->scratch, nthread, sizeof *cpu->scratch);
 	cpu->coef = erealloc(cpu->coef, nthread, sizeof *cpu->coef);
 	cpu->sum = erealloc(cpu->sum, nthread, sizeof *cpu->sum);
 	for (int t = cpu->nthread; t < nthread; t++) {
-		cpu->scratch[t] = ealigned(cpu->nscratch + 1, 4);
 		cpu->coef[t] = ealigned(cpu->ncoef + 1, 4);
 		cpu->sum[t] = ealigned(cpu->ncoef + 1, 8);
 	}
@@ -225,6 +223,28 @@ bool cpu_fast_bf16(void)
 	return bf16_fast() && (!isa_name || !strcmp(isa_name, "avx512"));
 }
 
+/* Floats that a stage's head wants of its thread's scratch: Winograd's tiles, rows laid out anew, weight gradients. */
+static size_t scratch_of(const struct exec *e)
+{
+	const struct head *h = &e->head;
+	const struct conv_shape *c = &h->shape;
+	size_t most = h->dnn ? h->ndw : 0; /* the library's gradient of one chunk, before it is added */
+
+	if (h->wino_wgrad)
+		most = MAX(most, wino_wgrad_scratch_floats(c->ic, c->oc));
+	if (h->direct_fwd || h->direct_dgrad)
+		most = MAX(most, direct_scratch_floats(&h->direct, e->step));
+	if (h->polyphase)
+		most = MAX(most, poly_scratch_floats(&h->direct));
+	if (h->bf16)
+		most = MAX(most, MAX(bf16_scratch_floats(c->ic, c->oc), bf16_scratch_floats(c->oc, c->ic)));
+	if (h->wino_fwd)
+		most = MAX(most, wino_scratch_floats(c->ic, c->oc));
+	if (h->image_back || h->image_wgrad)
+		most = MAX(most, image_back_floats(c->ic, c->oc, c->ih, c->iw, c->k, c->pad));
+	return most;
+}
+
 int cpu_compile(struct plan *p, char err[ERRLEN])
 {
 	struct cpu *cpu = p->be_data = ecalloc(1, sizeof *cpu);
@@ -241,20 +261,7 @@ int cpu_compile(struct plan *p, char err[ERRLEN])
 			return -1;
 		struct exec *e = p->stage[i].exec;
 		struct conv_shape *c = &e->head.shape;
-		if (e->head.wino_wgrad)
-			cpu->nscratch = MAX(cpu->nscratch, wino_wgrad_scratch_floats(c->ic, c->oc));
-		if (e->head.direct_fwd || e->head.direct_dgrad)
-			cpu->nscratch = MAX(cpu->nscratch, direct_scratch_floats(&e->head.direct, e->step));
-		if (e->head.polyphase)
-			cpu->nscratch = MAX(cpu->nscratch, poly_scratch_floats(&e->head.direct));
-		if (e->head.bf16)
-			cpu->nscratch = MAX(cpu->nscratch, MAX(bf16_scratch_floats(c->ic, c->oc), bf16_scratch_floats(c->oc, c->ic)));
-		if (e->head.wino_fwd)
-			cpu->nscratch = MAX(cpu->nscratch, wino_scratch_floats(c->ic, c->oc));
-		if (e->head.image_back || e->head.image_wgrad)
-			cpu->nscratch = MAX(cpu->nscratch, image_back_floats(c->ic, c->oc, c->ih, c->iw, c->k, c->pad));
-		if (e->head.dnn) /* the library's gradient of one chunk, before it is added */
-			cpu->nscratch = MAX(cpu->nscratch, e->head.ndw);
+		p->scratch_floats = MAX(p->scratch_floats, scratch_of(e));
 		cpu->ncoef = MAX(cpu->ncoef, 4 * (size_t)MAX(e->cp, pad8(c->oc)));
 	}
 	cpu->zero = ealigned(cpu->ncoef + 1, 4);
@@ -287,14 +294,12 @@ void cpu_release(struct plan *p)
 		free(e);
 	}
 	for (int t = 0; cpu && t < cpu->nthread; t++) {
-		free(cpu->scratch[t]);
 		free(cpu->coef[t]);
 		free(cpu->sum[t]);
 	}
 	if (cpu) {
 		free(cpu->sum);
 		free(cpu->zero);
-		free(cpu->scratch);
 		free(cpu->coef);
 	}
 	free(cpu);

@@ -75,6 +75,7 @@ struct plan {
 	float **tap_ref;       /* (ntap)(C): storage behind tap->ref */
 	int chunk;             /* images that one thread takes through a phase at a time */
 	size_t batch_floats, chunk_floats; /* memory of a batch; of one chunk of one thread */
+	size_t scratch_floats; /* of one thread, for a call */
 	struct workspace *ws;
 	void *be_data;
 	bool ran;
@@ -87,8 +88,8 @@ struct workspace {
 	const struct backend *be; /* of the first plan bound to it */
 	float *batch;
 	size_t batch_floats;
-	float **chunk; /* per thread */
-	size_t chunk_floats;
+	float **chunk, **scratch; /* per thread */
+	size_t chunk_floats, scratch_floats;
 	int nthread;
 };
 

@@ -158,7 +158,7 @@ struct workspace *ws_new(void)
 
 static float *take(const struct backend *be, size_t floats)
 {
-	float *p = be->alloc(floats * sizeof *p);
+	float *p = floats ? be->alloc(floats * sizeof *p) : NULL;
 
 	held += be->host ? 0 : floats * sizeof *p;
 	return p;
@@ -170,7 +170,19 @@ static void give(const struct backend *be, float *p, size_t floats)
 	held -= be->host ? 0 : floats * sizeof *p;
 }
 
-static void ws_reserve(struct workspace *w, const struct backend *be, size_t batch, size_t chunk, int nthread)
+/* As many arrays of at least so many floats each as there are threads, in place of those that there were. */
+static float **take_each(struct workspace *w, float **each, size_t *floats, size_t want, int nthread)
+{
+	for (int i = 0; i < w->nthread; i++)
+		give(w->be, each[i], *floats);
+	*floats = MAX(want, *floats);
+	each = erealloc(each, nthread, sizeof *each);
+	for (int i = 0; i < nthread; i++)
+		each[i] = take(w->be, *floats);
+	return each;
+}
+
+static void ws_reserve(struct workspace *w, const struct backend *be, size_t batch, size_t chunk, size_t scratch, int nthread)
 {
 	w->be = be;
 	if (batch > w->batch_floats) {
@@ -178,24 +190,24 @@ static void ws_reserve(struct workspace *w, const struct backend *be, size_t bat
 		w->batch = take(be, batch);
 		w->batch_floats = batch;
 	}
-	if (chunk > w->chunk_floats || nthread > w->nthread) {
-		for (int i = 0; i < w->nthread; i++)
-			give(be, w->chunk[i], w->chunk_floats);
-		w->chunk_floats = MAX(chunk, w->chunk_floats);
-		w->nthread = MAX(nthread, w->nthread);
-		w->chunk = erealloc(w->chunk, w->nthread, sizeof *w->chunk);
-		for (int i = 0; i < w->nthread; i++)
-			w->chunk[i] = take(be, w->chunk_floats);
-	}
+	nthread = MAX(nthread, w->nthread);
+	if (chunk > w->chunk_floats || nthread > w->nthread)
+		w->chunk = take_each(w, w->chunk, &w->chunk_floats, chunk, nthread);
+	if (scratch > w->scratch_floats || nthread > w->nthread)
+		w->scratch = take_each(w, w->scratch, &w->scratch_floats, scratch, nthread);
+	w->nthread = nthread;
 }
 
 void ws_free(struct workspace *w)
 {
 	if (!w)
 		return;
-	for (int i = 0; i < w->nthread; i++)
+	for (int i = 0; i < w->nthread; i++) {
 		give(w->be, w->chunk[i], w->chunk_floats);
+		give(w->be, w->scratch[i], w->scratch_floats);
+	}
 	free(w->chunk);
+	free(w->scratch);
 	if (w->be)
 		give(w->be, w->batch, w->batch_floats);
 	free(w);
@@ -215,7 +227,8 @@ int plan_threads(const struct plan *p)
 void plan_bind(struct plan *p, struct workspace *ws)
 {
 	ask(p);
-	ws_reserve(ws, p->be, p->batch_floats * p->opts.batch, p->chunk_floats * p->chunk, p->be->host ? plan_threads(p) : 1);
+	ws_reserve(ws, p->be, p->batch_floats * p->opts.batch, p->chunk_floats * p->chunk, p->scratch_floats,
+	    p->be->host ? plan_threads(p) : 1);
 	p->ws = ws;
 }
 
