@@ -1,7 +1,8 @@
 /* The CPU backend: carries out a plan's calls, chunk by chunk of images, phase by phase.
  *
  * Within a phase each thread takes a chunk of images through all its calls, so that features stay in cache and results
- * do not depend on the number of threads; between phases the batch-wide reductions of batch norm are finished.
+ * do not depend on the number of threads (weight gradients do); between phases the batch-wide reductions of batch norm are
+ * finished.
  */
 #include <math.h>
 #include <omp.h>
@@ -415,6 +416,16 @@ static void cpu_forward(struct plan *p, int n, const float *images, float *logit
 /* Adds the threads' weight gradients up and puts them into torchvision's layout. */
 static void collect_gradients(struct plan *p, int used, float *dtheta)
 {
+	enum { BLOCK = 1 << 15 }; /* floats: one layer may have nearly all weights, which no thread should add up alone */
+	#pragma omp parallel num_threads(get_threads())
+	for (int i = 0; i < p->nstage; i++) {
+		const struct head *h = &((const struct exec *)p->stage[i].exec)->head;
+		size_t blocks = p->stage[i].head < 0 ? 0 : (h->ndw + BLOCK - 1) / BLOCK;
+		#pragma omp for schedule(static) nowait
+		for (size_t b = 0; b < blocks; b++)
+			for (int t = 1; t < used; t++)
+				add_floats(h->dw[0] + b * BLOCK, h->dw[t] + b * BLOCK, MIN(BLOCK, h->ndw - b * BLOCK));
+	}
 	#pragma omp parallel for schedule(dynamic, 1) num_threads(get_threads())
 	for (int i = 0; i < p->nstage; i++) {
 		struct stage *s = &p->stage[i];
@@ -423,10 +434,8 @@ static void collect_gradients(struct plan *p, int used, float *dtheta)
 			continue;
 		const struct node *n = &p->net->node[s->head];
 		float *dw = dtheta + p->net->param[n->param[P_WEIGHT]].offset;
-		for (int t = 1; t < used; t++) {
-			add_floats(e->head.dw[0], e->head.dw[t], e->head.ndw);
+		for (int t = 1; t < used; t++)
 			add_floats(e->head.db[0], e->head.db[t], n->c);
-		}
 		put_weight_gradient(&e->head, n, dw, p->net->param[n->param[P_WEIGHT]].count);
 		if (n->param[P_BIAS] >= 0)
 			memcpy(dtheta + p->net->param[n->param[P_BIAS]].offset, e->head.db[0], n->c * sizeof *dw);

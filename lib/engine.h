@@ -163,8 +163,6 @@ struct plan_memory {
 };
 struct plan_memory plan_memory(void);
 
-int plan_threads(const struct plan *p); /* that a plan on the host can use: at most one a chunk */
-
 /* stage.c: from the net to stages, buffers, calls and their places; in this order, after p->chunk is known. */
 int make_stages(struct plan *p, char err[ERRLEN]);
 void make_buffers(struct plan *p);

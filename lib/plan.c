@@ -182,7 +182,8 @@ static float **take_each(struct workspace *w, float **each, size_t *floats, size
 	return each;
 }
 
-static void ws_reserve(struct workspace *w, const struct backend *be, size_t batch, size_t chunk, size_t scratch, int nthread)
+static void ws_reserve(struct workspace *w, const struct backend *be, size_t batch, size_t chunk, size_t scratch,
+    int nthread)
 {
 	w->be = be;
 	if (batch > w->batch_floats) {

@@ -35,7 +35,8 @@ struct plan_opts {
 	enum precision precision;
 };
 
-/* Activations and gradients of one pass. ws_new(NULL) is empty; it grows to the largest plan bound to it. */
+/* Activations and gradients of one pass, which ws_bytes() counts, and the threads' scratch. ws_new() is empty; it grows to
+ * the largest plan bound to it. */
 struct workspace;
 struct workspace *ws_new(void);
 void ws_free(struct workspace *w);
@@ -89,7 +90,7 @@ extern const char *const plan_part_name[PARTS];
 enum { IMPLLEN = 64 };
 /* What runs a part of stage i: out, or NULL where nothing does and past the last stage. */
 const char *plan_impl(const struct plan *p, int i, enum part part, char out[IMPLLEN]);
-/* Of a pass of a whole batch, by shapes alone: multiply-adds as the implementation does them, those on padding and borders
+/* Of a pass of a whole batch, by shapes and chunks alone: multiply-adds as the implementation does them, those on padding and borders
  * too, and bytes that must be read and written: every array once, weights once a chunk. Zero where nothing runs. */
 struct cost {
 	int64_t madds, bytes;
@@ -101,9 +102,11 @@ struct cost plan_cost(const struct plan *p, int i, enum part part);
 void plan_verbose(bool on);
 void plan_describe(const struct plan *p); /* the same now, with times */
 
-/* Threads that plans and kernels use (default: OpenMP's), at most MAX_THREADS. */
+/* Threads that plans and kernels use (default: OpenMP's), at most MAX_THREADS. Training's bytes depend on how many they are
+ * when its plan is made, which divides the batch for them, and when it runs; all others are the same for any number. */
 enum { MAX_THREADS = 1024 };
 void set_threads(int n);
 int get_threads(void);
+int plan_threads(const struct plan *p); /* that a plan on the host can use: at most one a chunk */
 
 #endif

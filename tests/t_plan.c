@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../lib/engine.h"
 #include "../lib/loss.h"
 #include "../lib/plan.h"
 #include "../lib/rng.h"
@@ -155,9 +154,56 @@ static void test_shares(const struct net *net, const struct weights *w, const fl
 	off = sqrt(off / size);
 	ok(off > 0 && off < 1e-4, "training: six threads' gradient is %.2g off that of one", off);
 	ok(busy(net, PLAN_TRAIN, 6) == 6 && busy(net, PLAN_TRAIN, 64) == IMAGES / 8, "a chunk for each, or eight images");
-	ok(busy(net, PLAN_EVAL, 64) == busy(net, PLAN_EVAL, 8), "labelling: no more for more threads");
+	ok(busy(net, PLAN_EVAL, 64) == 4 && busy(net, PLAN_SYNTH, 64) == 4, "labelling, synthesis: chunks of 13 for any threads");
 	result_free(&one);
 	result_free(&six);
+}
+
+static float *logits_of(struct plan *p, const struct weights *w, const float *images)
+{
+	float *logits = emalloc(IMAGES * CLASSES * sizeof *logits);
+
+	plan_load(p, w);
+	plan_forward(p, IMAGES, images, logits);
+	return logits;
+}
+
+/* One workspace for two plans in turn, of which the second wants more of it, and for more threads than it was bound for. */
+static void test_lent(const struct net *net, const struct weights *w, const float *images)
+{
+	char err[ERRLEN];
+	struct net *small = net_arch("convnet1-8", (int[]){ 3, SIDE, SIDE }, CLASSES, err);
+	const struct net *nets[] = { small, net };
+	struct weights ws[] = { weights_new(small), *w };
+	struct workspace *lent = ws_new(), *own;
+	struct plan *plan[2];
+	int differ = 0;
+
+	net_init(small, &ws[0], 1, RNG_INIT);
+	set_threads(1);
+	for (int i = 0; i < 2; i++)
+		if (!(plan[i] = plan_new(nets[i], (struct plan_opts){ .purpose = PLAN_EVAL, .batch = IMAGES }, err)))
+			die("%s", err);
+	for (int turn = 0; turn < 4; turn++) {
+		int i = turn % 2;
+		float *logits, *alone;
+		plan_bind(plan[i], lent);
+		set_threads(turn < 2 ? 1 : 4);
+		logits = logits_of(plan[i], &ws[i], images);
+		set_threads(1);
+		plan_bind(plan[i], own = ws_new());
+		alone = logits_of(plan[i], &ws[i], images);
+		differ += !!memcmp(logits, alone, IMAGES * CLASSES * sizeof *logits);
+		ws_free(own);
+		free(logits);
+		free(alone);
+	}
+	ok(!differ, "a workspace lent in turn, to one thread and to four: %d of 4 differ", differ);
+	for (int i = 0; i < 2; i++)
+		plan_free(plan[i]);
+	ws_free(lent);
+	weights_free(&ws[0]);
+	net_free(small);
 }
 
 int main(void)
@@ -194,6 +240,7 @@ int main(void)
 		result_free(&first);
 	}
 	test_shares(net, &w, images, label);
+	test_lent(net, &w, images);
 	test_denormals(net, &w, images);
 	test_bf16(net, &w, images, label);
 	free(images);
