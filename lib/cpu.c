@@ -419,8 +419,11 @@ static void collect_gradients(struct plan *p, int used, float *dtheta)
 	enum { BLOCK = 1 << 15 }; /* floats: one layer may have nearly all weights, which no thread should add up alone */
 	#pragma omp parallel num_threads(get_threads())
 	for (int i = 0; i < p->nstage; i++) {
-		const struct head *h = &((const struct exec *)p->stage[i].exec)->head;
-		size_t blocks = p->stage[i].head < 0 ? 0 : (h->ndw + BLOCK - 1) / BLOCK;
+		const struct exec *e = p->stage[i].exec;
+		if (p->stage[i].head < 0)
+			continue;
+		const struct head *h = &e->head;
+		size_t blocks = (h->ndw + BLOCK - 1) / BLOCK;
 		#pragma omp for schedule(static) nowait
 		for (size_t b = 0; b < blocks; b++)
 			for (int t = 1; t < used; t++)

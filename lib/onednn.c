@@ -1,7 +1,7 @@
 /* The one file that knows oneDNN, whose versions 2 and 3 differ in how things are described. Primitives are made for one
  * thread and one image (weight gradients: one chunk), so that their blocking, and with it every rounding, is the same
- * however many threads the caller uses (in training: as long as they are as many). Several threads run one primitive at a time, which oneDNN allows only where the
- * scratchpad is the caller's. */
+ * however many threads the caller uses (in training: as long as they are as many). Several threads run one primitive at a
+ * time, which oneDNN allows only where the scratchpad is the caller's. */
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
 #include <pthread.h>

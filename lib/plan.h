@@ -90,8 +90,9 @@ extern const char *const plan_part_name[PARTS];
 enum { IMPLLEN = 64 };
 /* What runs a part of stage i: out, or NULL where nothing does and past the last stage. */
 const char *plan_impl(const struct plan *p, int i, enum part part, char out[IMPLLEN]);
-/* Of a pass of a whole batch, by shapes and chunks alone: multiply-adds as the implementation does them, those on padding and borders
- * too, and bytes that must be read and written: every array once, weights once a chunk. Zero where nothing runs. */
+/* Of a pass of a whole batch, by shapes and chunks alone: multiply-adds as the implementation does them, those on padding
+ * and borders too, and bytes that must be read and written: every array once, weights once a chunk. Zero where nothing
+ * runs. */
 struct cost {
 	int64_t madds, bytes;
 };
