@@ -14,6 +14,7 @@
 #include "../formats/tstream.h"
 #include "../lib/args.h"
 #include "../lib/rng.h"
+#include "../lib/spill.h"
 #include "../lib/times.h"
 
 static const char help[] =
@@ -49,7 +50,7 @@ struct image {
 	int64_t item;      /* in the source */
 	int label;         /* in the stream */
 	int c;
-	uint8_t *px;       /* (c,H,W); NULL with --encoded */
+	size_t at;         /* where its (c,H,W) lie among the pixels; not with --encoded */
 	uint64_t hash[2];  /* of the pixels as one channel and as three */
 	uint64_t sum[3], squares[3];
 };
@@ -58,6 +59,8 @@ struct set {
 	struct image *im;
 	int64_t n;
 	int c, h, w;
+	struct spill pixels;
+	size_t bytes; /* of them so far */
 	char **classes;
 	int nclass;
 };
@@ -277,6 +280,18 @@ static void read_batch(struct batch *b, const struct set *set, struct source *sr
 	times_add(TIME_READING, now() - start);
 }
 
+static void keep(struct set *set, struct image *im, const struct picture *pic)
+{
+	size_t bytes = (size_t)pic->c * pic->h * pic->w;
+	char err[ERRLEN];
+
+	if (spill_grow(&set->pixels, set->bytes + bytes, err) < 0)
+		die("%s", err);
+	im->at = set->bytes;
+	memcpy((uint8_t *)set->pixels.p + im->at, pic->px, bytes);
+	set->bytes += bytes;
+}
+
 /* What the decoded batch tells about the set, in order. */
 static void take_batch(struct batch *b, struct set *set, const struct options *o, int64_t at, const char **first)
 {
@@ -290,10 +305,9 @@ static void take_batch(struct batch *b, struct set *set, const struct options *o
 		check_size(set, it, *first);
 		set->c = MAX(set->c, it->pic.c);
 		buf_free(&it->data);
-		if (o->encoded)
-			free(it->pic.px);
-		else
-			set->im[at + i].px = it->pic.px;
+		if (!o->encoded)
+			keep(set, &set->im[at + i], &it->pic);
+		free(it->pic.px);
 	}
 }
 
@@ -466,13 +480,12 @@ static void write_pixels(struct ts_writer *w, const struct set *set)
 		struct tensor t = tensor_new(DT_U8, 4, (int64_t[4]){ n, set->c, set->h, set->w });
 
 		for (int64_t i = 0; i < n; i++) {
-			struct image *im = &set->im[at + i];
+			const struct image *im = &set->im[at + i];
+			const uint8_t *px = (uint8_t *)set->pixels.p + im->at;
 			uint8_t *to = (uint8_t *)t.data + i * each;
 
 			for (int k = 0; k < set->c; k++)
-				memcpy(to + k * plane, im->px + (im->c == 1 ? 0 : k * plane), plane);
-			free(im->px);
-			im->px = NULL;
+				memcpy(to + k * plane, px + (im->c == 1 ? 0 : k * plane), plane);
 		}
 		put_frame(w, "images.u8", val_tensor(t), set, at, n);
 	}
@@ -561,6 +574,7 @@ int main(int argc, char **argv)
 		free(set.classes[i]);
 	free(set.classes);
 	free(set.im);
+	spill_free(&set.pixels);
 	val_free(header);
 	if (o.verbose)
 		times_say();

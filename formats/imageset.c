@@ -99,36 +99,40 @@ static int decode(const struct image_frame *f, const int chw[3], uint8_t *out, c
 	return bad < f->n ? -1 : 0;
 }
 
-static int append(struct imageset *s, const struct image_frame *f, int64_t *cap, char *err)
+int imageset_append(struct imageset *s, const struct image_frame *f, char err[ERRLEN])
 {
 	const int chw[3] = { s->c, s->h, s->w };
-	size_t each = (size_t)s->c * s->h * s->w;
+	size_t each = (size_t)s->c * s->h * s->w, bytes, old = s->n * each;
 
+	if (!f->n)
+		return 0;
 	if (s->n && !f->f32 != !s->f32)
 		return fail(err, "images change between pixels and floats");
-	if (s->n + f->n > *cap) {
-		*cap = MAX(s->n + f->n, *cap + *cap / 2);
-		if (f->f32)
-			s->f32 = erealloc(s->f32, *cap, each * sizeof *s->f32);
-		else
-			s->u8 = erealloc(s->u8, *cap, each);
-		s->label = erealloc(s->label, *cap, sizeof *s->label);
-	}
-	memcpy(s->label + s->n, f->label, f->n * sizeof *s->label);
-	if (f->f32)
-		memcpy(s->f32 + s->n * each, f->f32, f->n * each * sizeof *s->f32);
-	else if (f->u8)
-		memcpy(s->u8 + s->n * each, f->u8, f->n * each);
-	else if (decode(f, chw, s->u8 + s->n * each, err))
+	if (mul_size(s->n + f->n, each * (f->f32 ? sizeof *s->f32 : 1), &bytes) < 0)
+		return fail(err, "too many images");
+	if (spill_grow(&s->pixels, bytes, err) < 0)
 		return -1;
+	s->label = erealloc(s->label, s->n + f->n, sizeof *s->label);
+	memcpy(s->label + s->n, f->label, f->n * sizeof *s->label);
+	if (f->f32) {
+		s->f32 = s->pixels.p;
+		memcpy(s->f32 + old, f->f32, f->n * each * sizeof *s->f32);
+	} else {
+		s->u8 = s->pixels.p;
+		if (f->u8)
+			memcpy(s->u8 + old, f->u8, f->n * each);
+		else if (decode(f, chw, s->u8 + old, err))
+			return -1;
+	}
 	s->n += f->n;
 	return 0;
 }
 
-static int set_header(struct imageset *s, const struct val *h, char *err)
+int imageset_begin(struct imageset *s, const struct val *h, char err[ERRLEN])
 {
 	int chw[3];
 
+	*s = (struct imageset){ 0 };
 	if (header_shape(h, chw) < 0)
 		return fail(err, "no image shape");
 	s->c = chw[0], s->h = chw[1], s->w = chw[2];
@@ -146,15 +150,13 @@ int imageset_read(struct ts_reader *r, struct imageset *s)
 {
 	struct val *frame;
 	char err[ERRLEN];
-	int64_t cap = 0;
 	int got;
 
-	*s = (struct imageset){ 0 };
-	if (set_header(s, r->header, err))
+	if (imageset_begin(s, r->header, err))
 		return fail(r->err, "%s: header: %s", r->name, err);
 	while ((got = ts_next(r, &frame)) > 0) {
 		struct image_frame f;
-		int bad = image_frame_get(s->header, frame, &f, err) || (f.n && append(s, &f, &cap, err));
+		int bad = image_frame_get(s->header, frame, &f, err) || imageset_append(s, &f, err);
 
 		val_free(frame);
 		if (bad) {
@@ -174,8 +176,7 @@ int imageset_read(struct ts_reader *r, struct imageset *s)
 void imageset_free(struct imageset *s)
 {
 	val_free(s->header);
-	free(s->u8);
-	free(s->f32);
+	spill_free(&s->pixels);
 	free(s->label);
 	*s = (struct imageset){ 0 };
 }

@@ -7,6 +7,7 @@
 #ifndef IMAGESET_H
 #define IMAGESET_H
 
+#include "../lib/spill.h"
 #include "header.h"
 #include "tstream.h"
 
@@ -15,8 +16,9 @@ struct imageset {
 	int64_t n;
 	int c, h, w, nclass;
 	struct norm norm;
+	struct spill pixels; /* on disk where they are more than memory holds */
 	uint8_t *u8;    /* (N,C,H,W), or NULL */
-	float *f32;     /* (N,C,H,W) in norm, or NULL; exactly one of the two */
+	float *f32;     /* (N,C,H,W) in norm, or NULL; exactly one of the two, where pixels are */
 	int64_t *label; /* (N) in 0..nclass-1 */
 };
 
@@ -40,5 +42,10 @@ struct image_frame {
 	int64_t *label;
 };
 int image_frame_get(const struct val *header, const struct val *frame, struct image_frame *out, char err[ERRLEN]);
+
+/* What imageset_read does, for streams that have other frames too: an empty set of what the header says, and a frame's
+ * images behind those that it has. -1 and err; the set is to be freed all the same. */
+int imageset_begin(struct imageset *s, const struct val *header, char err[ERRLEN]);
+int imageset_append(struct imageset *s, const struct image_frame *f, char err[ERRLEN]);
 
 #endif

@@ -351,7 +351,7 @@ static int get_plan(struct recipe_stream *s)
 {
 	const struct val *m = val_get(s->r.header, "recipes");
 	int64_t epochs = val_get_int(m, "epochs", 0);
-	int chw[3];
+	char err[ERRLEN];
 
 	s->batches = val_get_int(m, "batches", 0);
 	s->batch = val_get_int(m, "batch", 0);
@@ -359,55 +359,17 @@ static int get_plan(struct recipe_stream *s)
 		|| s->batch > INT32_MAX)
 		return fail(s->r.err, "%s: header: recipes: epochs, batches and batch expected", s->r.name);
 	s->epochs = (int)epochs;
-	s->set.header = s->r.header;
-	if (header_shape(s->r.header, chw) < 0 || header_norm(s->r.header, &s->set.norm) < 0
-		|| s->set.norm.channels != chw[0])
-		return fail(s->r.err, "%s: header: no image shape or normalisation that fits it", s->r.name);
-	s->set.c = chw[0], s->set.h = chw[1], s->set.w = chw[2];
-	s->set.nclass = header_nclass(s->r.header);
-	return 0;
-}
-
-static int decode(const struct imageset *set, const struct val *file, uint8_t *out, char err[ERRLEN])
-{
-	struct picture pic;
-
-	if (picture_decode(file->s.p, file->s.len, &pic, err) < 0)
-		return -1;
-	picture_fit(&pic, set->c, set->h, set->w);
-	memcpy(out, pic.px, (size_t)set->c * set->h * set->w);
-	free(pic.px);
+	if (imageset_begin(&s->set, s->r.header, err) < 0)
+		return fail(s->r.err, "%s: header: %s", s->r.name, err);
 	return 0;
 }
 
 /* Appends one images frame to the set. */
 static int add_images(struct recipe_stream *s, const struct val *frame, char err[ERRLEN])
 {
-	struct imageset *set = &s->set;
-	size_t chw = (size_t)set->c * set->h * set->w;
 	struct image_frame f;
 
-	if (image_frame_get(s->r.header, frame, &f, err) < 0)
-		return -1;
-	if (set->n && !f.f32 != !set->f32)
-		return fail(err, "floats and bytes mixed in one stream");
-	if (!f.n)
-		return 0;
-	set->label = erealloc(set->label, set->n + f.n, sizeof *set->label);
-	memcpy(set->label + set->n, f.label, f.n * sizeof *f.label);
-	if (f.f32) {
-		set->f32 = erealloc(set->f32, set->n + f.n, chw * sizeof *set->f32);
-		memcpy(set->f32 + set->n * chw, f.f32, f.n * chw * sizeof *f.f32);
-	} else {
-		set->u8 = erealloc(set->u8, set->n + f.n, chw);
-		if (f.u8)
-			memcpy(set->u8 + set->n * chw, f.u8, f.n * chw);
-		for (int64_t i = 0; !f.u8 && i < f.n; i++)
-			if (decode(set, f.encoded->list.item[i], set->u8 + (set->n + i) * chw, err) < 0)
-				return -1;
-	}
-	set->n += f.n;
-	return 0;
+	return image_frame_get(s->r.header, frame, &f, err) < 0 || imageset_append(&s->set, &f, err) < 0 ? -1 : 0;
 }
 
 static int read_images(struct recipe_stream *s)
@@ -496,8 +458,6 @@ void recipe_stream_close(struct recipe_stream *s)
 		val_free(s->image_frames[i]);
 	free(s->image_frames);
 	val_free(s->pending);
-	free(s->set.u8);
-	free(s->set.f32);
-	free(s->set.label);
+	imageset_free(&s->set);
 	ts_close(&s->r);
 }

@@ -465,3 +465,16 @@ END
 	END
 	refused "0.jpg: JPEG: " load-images -o out work/jpeg/bad
 }
+
+@test "what is larger than half of the memory goes through a file, to the same bytes" {
+	load-images -s 280 --classes @sample/CLASSES sample/t10k-images-idx3-ubyte.gz >work/big.ts
+	train-ckpt -a convnet1-8 -e 0 <work/big.ts >work/big.tar
+	ulimit -d 280000 # of which half is less than the 157 MB of these images
+	load-images -s 280 --threads 1 --classes @sample/CLASSES sample/t10k-images-idx3-ubyte.gz | cmp - work/big.ts
+	train-ckpt -a convnet1-8 -e 0 --threads 1 <work/big.ts | cmp - work/big.tar
+	export TMPDIR=/nowhere
+	refused "/nowhere: no file for what is larger than memory: No such file or directory" \
+		load-images -s 280 --threads 1 -o out sample/t10k-images-idx3-ubyte.gz
+	refused "<stdin>: frame 2: /nowhere: no file for what is larger than memory: No such file or directory" \
+		train-ckpt -a convnet1-8 -e 0 --threads 1 -o out <work/big.ts
+}

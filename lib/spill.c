@@ -1,0 +1,139 @@
+#include "spill.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { STEP = 64 << 20 }; /* of a file's size */
+
+/* What memory.max of a group says; "max" and no such file: no limit. */
+static size_t group_max(const char *group)
+{
+	char *name = eprintf_str("/sys/fs/cgroup%s/memory.max", group);
+	FILE *fp = fopen(name, "re");
+	unsigned long long max = SIZE_MAX;
+
+	free(name);
+	if (fp) {
+		if (fscanf(fp, "%llu", &max) != 1)
+			max = SIZE_MAX;
+		fclose(fp);
+	}
+	return max;
+}
+
+/* The least of the groups (version 2) that the process is in, one within the other. */
+static size_t groups_max(void)
+{
+	FILE *fp = fopen("/proc/self/cgroup", "re");
+	char *line = NULL, *slash;
+	size_t cap = 0, max = SIZE_MAX;
+
+	while (fp && getline(&line, &cap, fp) > 0) {
+		if (strncmp(line, "0::/", 4))
+			continue;
+		line[strcspn(line, "\n")] = '\0';
+		for (;;) {
+			max = MIN(max, group_max(line + 3));
+			if (!(slash = strrchr(line + 3, '/')))
+				break;
+			*slash = '\0';
+		}
+	}
+	free(line);
+	if (fp)
+		fclose(fp);
+	return max;
+}
+
+size_t spill_limit(void)
+{
+	size_t memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+	struct rlimit data;
+
+	memory = MIN(memory, groups_max());
+	if (!getrlimit(RLIMIT_DATA, &data) && data.rlim_cur != RLIM_INFINITY)
+		memory = MIN(memory, data.rlim_cur);
+	return memory / 2;
+}
+
+/* A file of this size that ends with the process, however that ends. */
+static int nameless(const char *folder, size_t bytes, char err[ERRLEN])
+{
+	char *name = eprintf_str("%s/teddy.XXXXXX", folder);
+	int fd = mkostemp(name, O_CLOEXEC);
+
+	if (fd >= 0)
+		unlink(name);
+	free(name);
+	if (fd < 0)
+		return fail(err, "%s: no file for what is larger than memory:", folder);
+	if ((errno = posix_fallocate(fd, 0, (off_t)bytes))) {
+		fail(err, "%s: %zu bytes, for what is larger than memory:", folder, bytes);
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int to_file(struct spill *s, size_t bytes, char err[ERRLEN])
+{
+	const char *folder = getenv("TMPDIR");
+	int fd = nameless(folder && *folder ? folder : "/var/tmp", bytes, err);
+	void *p;
+
+	if (fd < 0)
+		return -1;
+	if ((p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED) {
+		fail(err, "%zu bytes mapped:", bytes);
+		close(fd);
+		return -1;
+	}
+	if (s->size)
+		memcpy(p, s->p, s->size);
+	free(s->p);
+	*s = (struct spill){ p, bytes, true, fd };
+	return 0;
+}
+
+static int grow_file(struct spill *s, size_t bytes, char err[ERRLEN])
+{
+	void *p;
+
+	if ((errno = posix_fallocate(s->fd, (off_t)s->size, (off_t)(bytes - s->size))))
+		return fail(err, "%zu bytes, for what is larger than memory:", bytes);
+	if ((p = mremap(s->p, s->size, bytes, MREMAP_MAYMOVE)) == MAP_FAILED)
+		return fail(err, "%zu bytes mapped:", bytes);
+	s->p = p;
+	s->size = bytes;
+	return 0;
+}
+
+int spill_grow(struct spill *s, size_t bytes, char err[ERRLEN])
+{
+	if (bytes <= s->size)
+		return 0;
+	if (!s->mapped && bytes <= spill_limit()) {
+		s->size = MAX(bytes, s->size + s->size / 2);
+		s->p = erealloc(s->p, s->size, 1);
+		return 0;
+	}
+	bytes = (bytes + STEP - 1) / STEP * STEP;
+	return s->mapped ? grow_file(s, bytes, err) : to_file(s, bytes, err);
+}
+
+void spill_free(struct spill *s)
+{
+	if (s->mapped) {
+		munmap(s->p, s->size);
+		close(s->fd);
+	} else {
+		free(s->p);
+	}
+	*s = (struct spill){ 0 };
+}

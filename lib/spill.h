@@ -1,0 +1,26 @@
+/* An array that may outgrow the memory there is: a set of ImageNet's pixels has 190 GB. What is larger than half of the
+ * memory moves to a file without a name in TMPDIR, or else /var/tmp, mapped: the kernel writes its pages out and reads
+ * them in as they are used.
+ */
+#ifndef SPILL_H
+#define SPILL_H
+
+#include <stdbool.h>
+
+#include "util.h"
+
+struct spill { /* {0} is empty */
+	void *p;     /* moves when it grows */
+	size_t size; /* bytes that it has room for */
+	bool mapped; /* to a file */
+	int fd;
+};
+
+/* Room for at least so many bytes; what is in it stays. The disk's room is taken at once, so that no later write fails.
+ * -1 and err: the folder, or how much its disk lacks; the array is as it was. */
+int spill_grow(struct spill *s, size_t bytes, char err[ERRLEN]);
+void spill_free(struct spill *s);
+/* Half of the memory: of the machine, of the control groups that the process is in, or by ulimit -d, whichever is least. */
+size_t spill_limit(void);
+
+#endif

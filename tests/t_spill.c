@@ -1,0 +1,94 @@
+/* An array that outgrows its memory: in memory up to the limit, in a file from there, the same bytes all the way. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "../lib/spill.h"
+#include "tap.h"
+
+enum { MB = 1 << 20 };
+
+static void fill(struct spill *s, size_t from, size_t to)
+{
+	for (size_t i = from; i < to; i++)
+		((uint8_t *)s->p)[i] = (uint8_t)(i * 2654435761u >> 24);
+}
+
+static size_t wrong(const struct spill *s, size_t n)
+{
+	size_t bad = 0;
+
+	for (size_t i = 0; i < n; i++)
+		bad += ((uint8_t *)s->p)[i] != (uint8_t)(i * 2654435761u >> 24);
+	return bad;
+}
+
+static void limit(int what, rlim_t soft)
+{
+	struct rlimit l;
+
+	getrlimit(what, &l);
+	l.rlim_cur = MIN(soft, l.rlim_max);
+	setrlimit(what, &l);
+}
+
+static void test_limit(void)
+{
+	size_t all = spill_limit();
+
+	limit(RLIMIT_DATA, 32 * MB);
+	ok(spill_limit() == 16 * MB, "half of what ulimit -d allows");
+	ok(all > 16 * MB, "without it, more");
+}
+
+static void test_growth(void)
+{
+	struct spill s = { 0 };
+	char err[ERRLEN] = "";
+	void *before;
+
+	ok(!spill_grow(&s, 1000, err) && !s.mapped && s.size >= 1000, "little: in memory");
+	fill(&s, 0, 1000);
+	ok(!spill_grow(&s, 10 * MB, err) && !s.mapped, "below the limit: in memory");
+	fill(&s, 1000, 10 * MB);
+	before = s.p;
+	ok(!spill_grow(&s, 9 * MB, err) && s.p == before, "less than there is: nothing moves");
+	ok(!spill_grow(&s, 17 * MB, err) && s.mapped && s.size >= 17 * MB, "above it: in a file");
+	ok(!wrong(&s, 10 * MB), "what was in memory is in it");
+	fill(&s, 10 * MB, 17 * MB);
+	ok(!spill_grow(&s, 200 * (size_t)MB, err) && s.size >= 200 * (size_t)MB, "six times the limit: the file grows");
+	fill(&s, 17 * MB, 200 * (size_t)MB);
+	ok(!wrong(&s, 200 * (size_t)MB), "all is there");
+	limit(RLIMIT_FSIZE, 250 * (rlim_t)MB);
+	ok(spill_grow(&s, 448 * (size_t)MB, err) < 0 && !strcmp(err, "469762048 bytes, for what is larger than memory: "
+		"File too large"), "no room: an error (%s)", err);
+	ok(!wrong(&s, 200 * (size_t)MB), "and all is there still");
+	limit(RLIMIT_FSIZE, RLIM_INFINITY);
+	spill_free(&s);
+	ok(!s.p && !s.size && !s.mapped, "freed, it is empty");
+	ok(!spill_grow(&s, 40 * MB, err) && s.mapped, "a file from the start");
+	spill_free(&s);
+}
+
+static void test_folder(void)
+{
+	struct spill s = { 0 };
+	char err[ERRLEN] = "";
+
+	setenv("TMPDIR", "/nowhere", 1);
+	ok(!spill_grow(&s, MB, err), "memory needs no folder");
+	fill(&s, 0, MB);
+	ok(spill_grow(&s, 40 * MB, err) < 0 && !strcmp(err, "/nowhere: no file for what is larger than memory: "
+		"No such file or directory"), "no folder: an error (%s)", err);
+	ok(!s.mapped && !wrong(&s, MB), "the array is as it was");
+	spill_free(&s);
+}
+
+int main(void)
+{
+	progname = "t_spill";
+	test_limit();
+	test_growth();
+	test_folder();
+	return tap_end();
+}
