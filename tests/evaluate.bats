@@ -139,6 +139,20 @@ accuracy() # of the mean line
 	two --seed 5 -r 2 | lines | cmp - work/two
 }
 
+# A worker of this network takes 500 MB at this batch; what decides is 256.
+@test "evaluate: students too large to be trained side by side have all threads, one after the other" {
+	local seed students='.students[] | del(.seconds)'
+
+	student() { evaluate -a resnet18-small -t val.ts --steps 1 -b 130 --threads 2 --json "$@" <train.ts | jq -c "$students"; }
+	export OMP_NUM_THREADS=2
+	student -r 2 >work/both
+	for seed in 0 1; do
+		student --seed $seed
+	done >work/each
+	cmp work/both work/each
+	[ "$(wc -l <work/both)" -eq 2 ]
+}
+
 @test "evaluate: mean and sample deviation, and the same as JSON" {
 	evaluate -a convnet2-8-in -t val.ts --steps 5 -r 3 -o work/lines <distilled.ts
 	evaluate -a convnet2-8-in -t val.ts --steps 5 -r 3 --json <distilled.ts >work/json
