@@ -96,7 +96,7 @@ CUDNN_TEST = $(addprefix build/cuda/,$(addsuffix .o,tests/tools/cudnn tests/tool
 	lib/arch lib/arch_plain lib/arch_residual lib/arch_mobile lib/rng))
 build/cuda/tests/tools/cuda_conv.o: lib/cuda_conv.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(STD) $(CUDA_INC) -DcudnnBackendSetAttribute=test_set_attribute -c -o $@ $<
+	$(CC) $(CFLAGS) $(STD) $(CUDA_INC) -DcudnnBackendSetAttribute=test_set_attribute -DcudnnBackendFinalize=test_finalize -c -o $@ $<
 build/cuda/tests/tools/cudnn: $(CUDNN_TEST)
 	$(CC) $(LDFLAGS) -o $@ $^ $(addprefix -Wl$(comma)-rpath$(comma),$(CUDA_LIB)) $(addprefix -L,$(CUDA_LIB)) -l:libcudnn.so.9 -lm
 gpu-tests: $(GPU_REAL)

@@ -206,10 +206,33 @@ static void name_engine(char out[OP_ENGINE], desc config, int64_t number)
 			cudnnBackendDestroyDescriptor(knob[i]);
 }
 
-/* Another engine may still do it. Whatever else goes wrong must not choose another one: its bytes would be others. */
 static bool unsupported(cudnnStatus_t st)
 {
 	return st / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000;
+}
+
+/* As where an engine is compiled at run time, and NVRTC is missing, or newer than the driver. */
+static bool unbuilt(cudnnStatus_t st)
+{
+	return st == CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED ||
+	    st / 1000 == CUDNN_STATUS_EXECUTION_FAILED / 1000;
+}
+
+/* What an engine without a plan says. One that cannot be built here, but elsewhere, is worth a line: the next one's bytes
+ * are others. Whatever else goes wrong must not choose. */
+static cudnnStatus_t pass_over(const struct conv *c, int64_t number, cudnnStatus_t st)
+{
+	static bool said;
+	char why[ERRLEN];
+
+	if (!unbuilt(st))
+		return st;
+	dnn_failed(why, c->op.what, st);
+	if (!said)
+		warn("device cuda: cuDNN's engine %lld cannot be built here, the next one's bytes are others: %s", (long long)number,
+		    why);
+	said = true;
+	return CUDNN_STATUS_NOT_SUPPORTED;
 }
 
 /* The configuration's plan, unless it cannot be built, for the reason in *st, or needs too much. */
@@ -244,8 +267,10 @@ static cudnnStatus_t choose_of(struct conv *c, struct dnn *d, desc *config, int6
 		if (!allowed(config[i], tensor_cores, &number))
 			continue;
 		c->plan = plan_of(d, config[i], &c->op.workspace, &st);
-		if (!c->plan)
+		if (!c->plan) {
+			st = pass_over(c, number, st);
 			continue;
+		}
 		name_engine(c->op.engine, config[i], number);
 		c->part[c->npart++] = config[i];
 		config[i] = NULL;

@@ -31,7 +31,8 @@ struct device_course {
 	long learner_id;
 	struct optim optim;             /* by these figures */
 	const float *batch_at, *chunk_at; /* in this memory, which the plan's workspace had then */
-	cudaGraphExec_t graph;          /* NULL: none yet */
+	cudaGraphExec_t graph;          /* NULL: none yet, or */
+	bool full;                      /* no room for it */
 	bool warm;                      /* a whole batch has run: libraries have loaded what they need, which no capture bears */
 };
 
@@ -82,6 +83,7 @@ static void forget_graph(struct device_course *c)
 	if (c->graph)
 		cuda_check(cudaGraphExecDestroy(c->graph), "graph");
 	c->graph = NULL;
+	c->full = false;
 }
 
 void cuda_course_free(struct device_course *c)
@@ -128,14 +130,10 @@ static void one_step(struct device_course *c, int n)
 
 static void record(struct device_course *c)
 {
-	cudaGraph_t graph;
-
-	cuda_check(cudaStreamBeginCapture(gpu.stream, cudaStreamCaptureModeThreadLocal), "graph");
+	cuda_capture(gpu.stream);
 	one_step(c, c->batch);
-	cuda_launched("graph");
-	cuda_check(cudaStreamEndCapture(gpu.stream, &graph), "graph");
-	cuda_check(cudaGraphInstantiate(&c->graph, graph, 0), "graph");
-	cuda_check(cudaGraphDestroy(graph), "graph");
+	c->graph = cuda_captured(gpu.stream);
+	c->full = !c->graph;
 }
 
 static void put_draws(struct device_course *c, const struct course_step *step, int steps, const struct optim *o)
@@ -196,9 +194,12 @@ int cuda_course_run(struct device_course *c, struct device_learner *d, struct op
 			c->warm = c->warm || step[i].n == c->batch;
 			continue;
 		}
-		if (!c->graph)
+		if (!c->graph && !c->full)
 			record(c);
-		cuda_check(cudaGraphLaunch(c->graph, gpu.stream), "graph");
+		if (c->graph)
+			cuda_check(cudaGraphLaunch(c->graph, gpu.stream), "graph");
+		else
+			one_step(c, c->batch);
 	}
 	cuda_fetch(pairs, c->all.loss, steps * sizeof *pairs);
 	cuda_fetch(&done, c->at, sizeof done);

@@ -128,6 +128,29 @@ void cuda_wait(const char *what)
 	cuda_launched(what);
 }
 
+void cuda_capture(cudaStream_t s)
+{
+	cuda_check(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), "graph");
+}
+
+cudaGraphExec_t cuda_captured(cudaStream_t s)
+{
+	cudaGraphExec_t exec = NULL;
+	cudaGraph_t graph;
+	cudaError_t e;
+
+	cuda_launched("graph");
+	cuda_check(cudaStreamEndCapture(s, &graph), "graph");
+	e = cudaGraphInstantiate(&exec, graph, 0);
+	cuda_check(cudaGraphDestroy(graph), "graph");
+	if (e == cudaErrorMemoryAllocation) {
+		cudaGetLastError();
+		return NULL;
+	}
+	cuda_check(e, "graph");
+	return exec;
+}
+
 bool cuda_spare(size_t bytes)
 {
 	size_t left = 0, all = 0;

@@ -36,11 +36,24 @@ int dnn_blas_failed(char err[ERRLEN], const char *what, cublasStatus_t st)
 	return fail(err, "%s: cuBLASLt: %s", what, cublasLtGetStatusString(st));
 }
 
+/* Those for CUDA 12 and 13 have one name, and the wrong one fails later, and obscurely. */
+static int same_toolkit(char err[ERRLEN])
+{
+	int runtime = 0, dnn = (int)cudnnGetCudartVersion();
+
+	if (cudaRuntimeGetVersion(&runtime) == cudaSuccess && runtime / 1000 != dnn / 1000)
+		return fail(err, "the libcudnn.so.9 that was found is for CUDA %d, the backend for CUDA %d", dnn / 1000, runtime / 1000);
+	return 0;
+}
+
 static int start(struct dnn *d, char err[ERRLEN])
 {
-	cudnnStatus_t st = cudnnCreate(&d->dnn);
+	cudnnStatus_t st;
 	cublasStatus_t bst;
 
+	if (same_toolkit(err) < 0)
+		return -1;
+	st = cudnnCreate(&d->dnn);
 	if (st == CUDNN_STATUS_SUCCESS)
 		st = cudnnSetStream(d->dnn, d->stream);
 	if (st != CUDNN_STATUS_SUCCESS)
@@ -73,14 +86,19 @@ void dnn_free(struct dnn *d)
 	free(d);
 }
 
-int dnn_reserve(struct dnn *d, size_t bytes, char err[ERRLEN])
+cudaError_t dnn_reserve(struct dnn *d, size_t bytes, char err[ERRLEN])
 {
 	return space_reserve(&d->space, bytes, err);
 }
 
-int dnn_lanes(struct dnn *d, int lanes, char err[ERRLEN])
+cudaError_t dnn_lanes(struct dnn *d, int lanes, char err[ERRLEN])
 {
 	return space_lanes(&d->space, lanes, err);
+}
+
+size_t dnn_taken(const struct dnn *d, size_t bytes)
+{
+	return bytes * d->space.lanes;
 }
 
 int dnn_use(struct dnn *d, int lane, cudaStream_t s, char err[ERRLEN])

@@ -62,7 +62,7 @@ struct dnn_gemm {
 
 /* Lanes are streams that work side by side, each with a workspace of its own; at first there is lane 0 alone, dnn_new()'s
  * stream. What is run from now on goes to that lane, which is this stream. */
-int dnn_lanes(struct dnn *d, int lanes, char err[ERRLEN]); /* at least so many; not while a graph is captured */
+cudaError_t dnn_lanes(struct dnn *d, int lanes, char err[ERRLEN]); /* at least so many; not while a graph is captured */
 int dnn_use(struct dnn *d, int lane, cudaStream_t s, char err[ERRLEN]);
 
 struct dnn_op;
@@ -77,8 +77,10 @@ const char *dnn_op_engine(const struct dnn_op *op);
 size_t dnn_op_workspace(const struct dnn_op *op); /* bytes */
 
 /* Makes the workspace at least so large: for every op before it is run first, and not while a graph is captured. What
- * a captured graph uses stays until dnn_free(). */
-int dnn_reserve(struct dnn *d, size_t bytes, char err[ERRLEN]);
+ * a captured graph uses stays until dnn_free(). Both give back what CUDA says, and err: an earlier kernel's error may show
+ * there, too. */
+cudaError_t dnn_reserve(struct dnn *d, size_t bytes, char err[ERRLEN]);
+size_t dnn_taken(const struct dnn *d, size_t bytes); /* by a workspace of so many: each lane has one */
 
 /* Starts op on d's stream. out, a, b are y, x, w; dx, dy, w; or dw, dy, x. out is written, never added to. Counted by
  * gpu_launches() as conv_forward, conv_dgrad, conv_wgrad, gemm_forward, gemm_dgrad, gemm_wgrad. */

@@ -99,6 +99,9 @@ static int add_sized(struct plan *p, const struct stage *s, int n, char err[ERRL
 	struct sized *z = &e->sized[e->nsized++];
 	*z = (struct sized){ .n = n };
 	for (enum dnn_way way = DNN_FORWARD; way <= DNN_WGRAD; way++) {
+		size_t bytes;
+		cudaError_t e;
+
 		if (!wants(p, s, way))
 			continue;
 		want.way = way;
@@ -106,8 +109,12 @@ static int add_sized(struct plan *p, const struct stage *s, int n, char err[ERRL
 		z->op[way] = prepare(want, err);
 		if (!z->op[way])
 			return -1;
-		if (dnn_reserve(gpu.dnn, dnn_op_workspace(z->op[way]), err) < 0)
-			cuda_no_memory(dnn_op_workspace(z->op[way]));
+		bytes = dnn_op_workspace(z->op[way]);
+		e = dnn_reserve(gpu.dnn, bytes, err);
+		if (e == cudaErrorMemoryAllocation)
+			cuda_no_memory(dnn_taken(gpu.dnn, bytes));
+		if (e)
+			return -1;
 	}
 	return 0;
 }

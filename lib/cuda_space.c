@@ -4,34 +4,38 @@
 
 enum { LANE_ALIGN = 256 };
 
-int space_reserve(struct space *s, size_t bytes, char err[ERRLEN])
+cudaError_t space_reserve(struct space *s, size_t bytes, char err[ERRLEN])
 {
+	cudaError_t e = cudaSuccess;
 	void *p;
 
 	if (bytes <= s->bytes)
-		return 0;
+		return e;
 	bytes = (bytes + LANE_ALIGN - 1) / LANE_ALIGN * LANE_ALIGN;
-	if (s->nblock && !s->held)
-		cudaFree(s->block[--s->nblock]); /* waits for what uses it */
+	if (s->nblock && !s->held && !(e = cudaDeviceSynchronize())) /* lanes may use it */
+		e = cudaFree(s->block[--s->nblock]);
 	s->bytes = 0;
-	if (cudaMalloc(&p, bytes * s->lanes) != cudaSuccess)
-		return fail(err, "%zu bytes of workspace: %s", bytes * s->lanes, cudaGetErrorString(cudaGetLastError()));
+	if (e || (e = cudaMalloc(&p, bytes * s->lanes))) {
+		cudaGetLastError();
+		fail(err, "%zu bytes of workspace: %s", bytes * s->lanes, cudaGetErrorString(e));
+		return e;
+	}
 	s->block = erealloc(s->block, s->nblock + 1, sizeof *s->block);
 	s->block[s->nblock++] = p;
 	s->bytes = bytes;
 	s->held = false;
-	return 0;
+	return e;
 }
 
-int space_lanes(struct space *s, int lanes, char err[ERRLEN])
+cudaError_t space_lanes(struct space *s, int lanes, char err[ERRLEN])
 {
 	size_t bytes = s->bytes;
 
 	if (lanes <= s->lanes)
-		return 0;
+		return cudaSuccess;
 	s->lanes = lanes;
 	s->bytes = 0;
-	return bytes ? space_reserve(s, bytes, err) : 0;
+	return bytes ? space_reserve(s, bytes, err) : cudaSuccess;
 }
 
 void *space_of(struct space *s, int lane, cudaStream_t stream)

@@ -16,8 +16,9 @@ struct space {
 	bool held;    /* so is the last one */
 };
 
-int space_reserve(struct space *s, size_t bytes, char err[ERRLEN]); /* at least so much for each lane; -1 and err */
-int space_lanes(struct space *s, int lanes, char err[ERRLEN]);      /* at least so many; -1 and err */
+/* At least so much for each lane, or so many lanes: cudaSuccess, or CUDA's error and err. */
+cudaError_t space_reserve(struct space *s, size_t bytes, char err[ERRLEN]);
+cudaError_t space_lanes(struct space *s, int lanes, char err[ERRLEN]);
 /* For work on the stream, which may be a capture. NULL: nothing was reserved. */
 void *space_of(struct space *s, int lane, cudaStream_t stream);
 void space_free(struct space *s);

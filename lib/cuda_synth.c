@@ -39,6 +39,7 @@ struct device_synth {
 	struct workspace *ws[GPU_TEACHERS]; /* one a teacher in flight, like all arrays below that have one each */
 	struct recorded recorded[GRAPHS];
 	int nrecorded;
+	bool full;                 /* no room for another graph */
 	struct room mem;           /* everything below */
 	float *logits[GPU_TEACHERS], *dlogits[GPU_TEACHERS]; /* (batch,K), or as wide as features */
 	double *bn;                /* (matched,nvalue) */
@@ -74,7 +75,7 @@ static void open_lanes(struct device_synth *s)
 	char err[ERRLEN];
 
 	s->lane[0] = s->stream;
-	if (dnn_lanes(gpu.dnn, s->lanes, err) < 0)
+	if (dnn_lanes(gpu.dnn, s->lanes, err))
 		cuda_die("device cuda (%s): %s", gpu.name, err);
 	for (int i = 0; i < s->lanes; i++) {
 		if (i)
@@ -156,6 +157,7 @@ static void forget_graphs(struct device_synth *s)
 		if (s->recorded[i].graph)
 			cuda_check(cudaGraphExecDestroy(s->recorded[i].graph), "graph");
 	s->nrecorded = 0;
+	s->full = false;
 }
 
 static void free_room(struct device_synth *s)
@@ -384,14 +386,10 @@ static struct recorded *remember(struct device_synth *s, const int *pick, int np
 
 static void record(struct device_synth *s, struct recorded *r)
 {
-	cudaGraph_t graph;
-
-	cuda_check(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "graph");
+	cuda_capture(s->stream);
 	iterate(s, r->pick, r->npick, r->n);
-	cuda_launched("graph");
-	cuda_check(cudaStreamEndCapture(s->stream, &graph), "graph");
-	cuda_check(cudaGraphInstantiate(&r->graph, graph, 0), "graph");
-	cuda_check(cudaGraphDestroy(graph), "graph");
+	r->graph = cuda_captured(s->stream);
+	s->full = !r->graph;
 }
 
 /* ---- a call */
@@ -511,9 +509,12 @@ static int launch(struct device_synth *s, const struct unit *u, int64_t iteratio
 		iterate(s, pick, npick, u->n);
 		return 0;
 	}
-	if (!r->graph)
+	if (!r->graph && !s->full)
 		record(s, r);
-	cuda_check(cudaGraphLaunch(r->graph, s->stream), "graph");
+	if (r->graph)
+		cuda_check(cudaGraphLaunch(r->graph, s->stream), "graph");
+	else
+		iterate(s, pick, npick, u->n);
 	return 0;
 }
 

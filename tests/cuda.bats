@@ -125,6 +125,17 @@ ran()
 	done
 }
 
+@test "no room for a graph: iterations and steps go call by call, to the same bytes" {
+	step -N 6 --device cuda -o graphs.ts <unit.ts
+	for room in 0 1; do
+		rm -f what
+		EMU_GRAPHS=$room EMU_RAN="what" step -N 6 --device cuda <unit.ts | cmp - graphs.ts
+		[ $room -eq 1 ] || run -1 grep -w graph what
+	done
+	train-ckpt -a convnet2-8 -e 2 -b 30 --device cuda -o graphs.tar <train.ts
+	EMU_GRAPHS=0 train-ckpt -a convnet2-8 -e 2 -b 30 --device cuda <train.ts | cmp - graphs.tar
+}
+
 @test "synthesis: tf32 and bf16 are near, and not the same" {
 	step -N 3 --device cuda --precision tf32 -o tf32.ts <unit.ts
 	apart 0.2 cpu.ts tf32.ts 1e-7

@@ -64,14 +64,19 @@ void dnn_free(struct dnn *d)
 	free(d);
 }
 
-int dnn_reserve(struct dnn *d, size_t bytes, char err[ERRLEN])
+cudaError_t dnn_reserve(struct dnn *d, size_t bytes, char err[ERRLEN])
 {
 	return space_reserve(&d->space, bytes, err);
 }
 
-int dnn_lanes(struct dnn *d, int lanes, char err[ERRLEN])
+cudaError_t dnn_lanes(struct dnn *d, int lanes, char err[ERRLEN])
 {
 	return space_lanes(&d->space, lanes, err);
+}
+
+size_t dnn_taken(const struct dnn *d, size_t bytes)
+{
+	return bytes * d->space.lanes;
 }
 
 int dnn_use(struct dnn *d, int lane, cudaStream_t s, char err[ERRLEN])

@@ -1,6 +1,7 @@
 /* Graphs: what streams do between two calls, written down and replayed. A node knows how much of every stream of the
  * capture comes before it; replays go in the order of recording, or with EMU_ORDER in another that respects just that,
  * so that branches which should have waited for each other are seen. */
+#include <limits.h>
 #include <string.h>
 
 #include "inside.h"
@@ -174,11 +175,16 @@ static void empty(struct CUgraph_st *g)
 	free(g->node);
 }
 
+static int executable; /* graphs that there are now */
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
 {
 	struct CUgraph_st *g;
 
 	(void)flags;
+	if (executable >= emu_setting("EMU_GRAPHS", INT_MAX))
+		return emu_error(cudaErrorMemoryAllocation);
+	executable++;
 	*exec = calloc(1, sizeof(**exec));
 	if (!*exec)
 		emu_fail("out of memory");
@@ -268,6 +274,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 	emu_unlock();
 	empty(&exec->graph);
 	free(exec);
+	executable--;
 	return emu_error(cudaSuccess);
 }
 

@@ -8,7 +8,8 @@
 #include "../../lib/cuda_op.h"
 #include "../tap.h"
 
-static cudnnBackendDescriptor_t device;
+static cudnnBackendDescriptor_t device, plan;
+static int breaks; /* so many plans cannot be built from now on */
 
 /* What cuda_conv.c is compiled to call: where it gives a handle, which needs a device, its properties. */
 cudnnStatus_t test_set_attribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name,
@@ -21,10 +22,18 @@ cudnnStatus_t test_set_attribute(cudnnBackendDescriptor_t d, cudnnBackendAttribu
 	if (name == CUDNN_ATTR_OPERATIONGRAPH_HANDLE)
 		return st;
 	if (name == CUDNN_ATTR_EXECUTION_PLAN_HANDLE)
+		plan = d;
+	if (name == CUDNN_ATTR_EXECUTION_PLAN_HANDLE)
 		return cudnnBackendSetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &device);
 	if (name == CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)
 		st = cudnnBackendSetAttribute(d, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &device);
 	return st != CUDNN_STATUS_SUCCESS ? st : cudnnBackendSetAttribute(d, name, type, count, values);
+}
+
+cudnnStatus_t test_finalize(cudnnBackendDescriptor_t d);
+cudnnStatus_t test_finalize(cudnnBackendDescriptor_t d)
+{
+	return d == plan && breaks > 0 && breaks-- ? CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED : cudnnBackendFinalize(d);
 }
 
 /* The rest of the seam, as far as the above calls it. */
@@ -148,6 +157,27 @@ static void test_mistake(void)
 	ok(!dnn_conv_op(&nobody, s, DNN_FORWARD, DNN_F32, err) && strstr(err, "cannot prepare it"), "a row too many: %s", err);
 }
 
+/* An engine that cannot be compiled here is passed over; where none can be, that is said. */
+static void test_unbuilt(void)
+{
+	struct dnn_shape s = { 8, 64, 16, 16, 64, 16, 16, 3, 1, 1, 1, 64, 64 };
+	struct dnn nobody = { 0 };
+	char err[ERRLEN] = "", first[OP_ENGINE];
+	struct dnn_op *op = dnn_conv_op(&nobody, s, DNN_FORWARD, DNN_F32, err);
+
+	if (!op)
+		die("%s", err);
+	snprintf(first, sizeof first, "%s", op->engine);
+	dnn_op_free(op);
+	breaks = 1;
+	op = dnn_conv_op(&nobody, s, DNN_FORWARD, DNN_F32, err);
+	ok(op && strcmp(op->engine, first) && !breaks, "%s cannot be compiled: %s", first, op ? op->engine : err);
+	dnn_op_free(op);
+	breaks = 1000;
+	ok(!dnn_conv_op(&nobody, s, DNN_FORWARD, DNN_F32, err) && strstr(err, "has no engine"), "none can: %s", err);
+	breaks = 0;
+}
+
 int main(int argc, char *argv[])
 {
 	static const char *const large[] = { "resnet18", "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0",
@@ -171,5 +201,6 @@ int main(int argc, char *argv[])
 	}
 	test_network("convnet3", 28, 256);
 	test_mistake();
+	test_unbuilt();
 	return tap_end();
 }
