@@ -100,7 +100,7 @@ static int add_sized(struct plan *p, const struct stage *s, int n, char err[ERRL
 	*z = (struct sized){ .n = n };
 	for (enum dnn_way way = DNN_FORWARD; way <= DNN_WGRAD; way++) {
 		size_t bytes;
-		cudaError_t e;
+		cudaError_t got;
 
 		if (!wants(p, s, way))
 			continue;
@@ -110,10 +110,10 @@ static int add_sized(struct plan *p, const struct stage *s, int n, char err[ERRL
 		if (!z->op[way])
 			return -1;
 		bytes = dnn_op_workspace(z->op[way]);
-		e = dnn_reserve(gpu.dnn, bytes, err);
-		if (e == cudaErrorMemoryAllocation)
+		got = dnn_reserve(gpu.dnn, bytes, err);
+		if (got == cudaErrorMemoryAllocation)
 			cuda_no_memory(dnn_taken(gpu.dnn, bytes));
-		if (e)
+		if (got)
 			return -1;
 	}
 	return 0;
