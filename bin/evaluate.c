@@ -306,10 +306,9 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 
 	int batch = (int)MIN((int64_t)u->pr.batch, set.n);
 	long batches = (set.n + batch - 1) / batch;
-	float *images = imageset_all(&set);
 
 	u->set = &set;
-	u->images = images;
+	u->images = eimageset_floats(&set, in->name);
 	prepare(u, batch, batches, u->pr.steps ? u->pr.steps : u->pr.epochs * batches);
 	struct students *st = &u->st;
 
@@ -328,7 +327,6 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 		batch_free(&u->batch[i]);
 	free(u->batch);
 	replay_free(u->replay);
-	free(images);
 	imageset_free(&set);
 }
 
@@ -373,13 +371,12 @@ static void train_on_recipes(struct run *u, struct ts_reader *in)
 	char err[ERRLEN], why[ERRLEN];
 	int got, labelled;
 
-	if (recipe_stream_begin(&s, in) < 0)
+	if (recipe_stream_begin(&s, in, false) < 0)
 		die("%s", s.r.err);
 	const struct imageset *set = &s.set;
-	float *images = imageset_all(set);
 	float *soft = ealigned((size_t)s.batch * set->nclass, sizeof *soft);
 
-	u->images = images;
+	u->images = eimageset_floats(&s.set, s.r.name);
 	for (long step = 0; (got = recipe_stream_next(&s, &frame, &rec)) > 0; step++) {
 		labelled = soft_from_frame(frame, rec.n, set->nclass, soft, err);
 		if (labelled < 0) {
@@ -419,7 +416,6 @@ static void train_on_recipes(struct run *u, struct ts_reader *in)
 		batch_free(&u->slot[i]);
 	if (u->replay)
 		replay_free(u->replay);
-	free(images);
 	free(soft);
 	recipe_stream_close(&s);
 }

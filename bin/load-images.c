@@ -50,7 +50,7 @@ struct image {
 	int64_t item;      /* in the source */
 	int label;         /* in the stream */
 	int c;
-	size_t at;         /* where its (c,H,W) lie among the pixels; not with --encoded */
+	size_t at;         /* where its (c,H,W) lie among the pixels; not with --encoded, --header */
 	uint64_t hash[2];  /* of the pixels as one channel and as three */
 	uint64_t sum[3], squares[3];
 };
@@ -305,7 +305,7 @@ static void take_batch(struct batch *b, struct set *set, const struct options *o
 		check_size(set, it, *first);
 		set->c = MAX(set->c, it->pic.c);
 		buf_free(&it->data);
-		if (!o->encoded)
+		if (!o->encoded && !o->header)
 			keep(set, &set->im[at + i], &it->pic);
 		free(it->pic.px);
 	}

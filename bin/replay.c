@@ -105,13 +105,14 @@ int main(int argc, char **argv)
 		ets_header(out, header_of(s.r.header, limit));
 		return 0;
 	}
-	if (recipe_stream_open(&s, NULL) < 0)
+	if (recipe_stream_open(&s, NULL, false) < 0)
 		die("%s", s.r.err);
 	struct val *header = header_of(s.r.header, limit);
 	const struct imageset *set = &s.set;
 	size_t chw = (size_t)set->c * set->h * set->w, most = MIN(s.batch, set->n);
 	int rows = (int)MAX((size_t)1, MIN(FRAME_PIXELS / chw, most));
-	float *images = imageset_all(set), *scratch = ealigned(most * chw, sizeof *scratch);
+	const float *images = eimageset_floats(&s.set, s.r.name);
+	float *scratch = ealigned(most * chw, sizeof *scratch);
 	float *soft = ealigned(most * MAX(set->nclass, 1), sizeof *soft);
 
 	b.image = ealigned(most * chw, sizeof *b.image);
@@ -144,7 +145,6 @@ int main(int argc, char **argv)
 	if (ts_finish(&w) < 0)
 		die("%s", w.err);
 	free(b.image);
-	free(images);
 	free(scratch);
 	free(soft);
 	val_free(header);

@@ -152,14 +152,14 @@ int main(int argc, char **argv)
 		ets_header(o.cli.out, header_of(s.r.header, &o));
 		return 0;
 	}
-	if (recipe_stream_open(&s, NULL) < 0)
+	if (recipe_stream_open(&s, NULL, true) < 0)
 		die("%s", s.r.err);
 
 	const struct imageset *set = &s.set;
 	struct pool pool = open_pool(&o, s.r.header, (int)s.batch);
 	int nclass = pool.committee.nclass;
 	struct val *header = header_of(s.r.header, &o);
-	float *images = imageset_all(set);
+	const float *images = eimageset_floats(&s.set, s.r.name);
 	struct replay *replay = replay_new(images, set->n, (const int[]){ set->c, set->h, set->w }, (int)s.batch, 1);
 	float *soft = ealigned((size_t)s.batch * nclass, sizeof *soft);
 	enum soft_form form = o.top ? SOFT_TOPK : o.u8 ? SOFT_U8 : SOFT_F16;
@@ -191,7 +191,6 @@ int main(int argc, char **argv)
 	if (ts_finish(&w) < 0)
 		die("%s", w.err);
 	close_pool(&pool);
-	free(images);
 	replay_free(replay);
 	free(soft);
 	val_free(header);

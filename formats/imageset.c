@@ -177,6 +177,7 @@ void imageset_free(struct imageset *s)
 {
 	val_free(s->header);
 	spill_free(&s->pixels);
+	spill_free(&s->floats);
 	free(s->label);
 	*s = (struct imageset){ 0 };
 }
@@ -202,14 +203,19 @@ void imageset_get(const struct imageset *s, int64_t i, const struct norm *to, fl
 		}
 }
 
-float *imageset_all(const struct imageset *s)
+const float *eimageset_floats(struct imageset *s, const char *name)
 {
-	size_t each = (size_t)s->c * s->h * s->w;
-	float *x = ealigned(s->n * each, sizeof *x);
+	size_t each = (size_t)s->c * s->h * s->w, bytes;
+	char err[ERRLEN] = "too many images";
 
+	if (s->f32)
+		return s->f32;
+	if (mul_size(s->n, each * sizeof(float), &bytes) < 0 || spill_grow(&s->floats, bytes, err) < 0)
+		die("%s: %s", name, err);
+	#pragma omp parallel for
 	for (int64_t i = 0; i < s->n; i++)
-		imageset_get(s, i, &s->norm, x + i * each);
-	return x;
+		imageset_get(s, i, &s->norm, (float *)s->floats.p + i * each);
+	return s->floats.p;
 }
 
 struct val *imageset_digest(const struct imageset *s)

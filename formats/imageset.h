@@ -16,7 +16,7 @@ struct imageset {
 	int64_t n;
 	int c, h, w, nclass;
 	struct norm norm;
-	struct spill pixels; /* on disk where they are more than memory holds */
+	struct spill pixels, floats; /* on disk where they are more than memory holds; floats: what eimageset_floats made */
 	uint8_t *u8;    /* (N,C,H,W), or NULL */
 	float *f32;     /* (N,C,H,W) in norm, or NULL; exactly one of the two, where pixels are */
 	int64_t *label; /* (N) in 0..nclass-1 */
@@ -30,8 +30,9 @@ void imageset_free(struct imageset *s);
 void imageset_get(const struct imageset *s, int64_t i, const struct norm *to, float *out);
 /* A string that two sets of other pixels or labels never share. */
 struct val *imageset_digest(const struct imageset *s);
-/* All of them in their own normalisation: (N,C,H,W), the caller's to free. */
-float *imageset_all(const struct imageset *s);
+/* All of them as floats in their own normalisation: (N,C,H,W), the set's, once it is read. Dies, as of the stream `name`,
+ * where there is no room for them. */
+const float *eimageset_floats(struct imageset *s, const char *name);
 
 /* Frame helpers: checked views into a frame's tensors; err names what is wrong ("labels: 3 for 4 images", …). */
 struct image_frame {

@@ -372,20 +372,27 @@ static int add_images(struct recipe_stream *s, const struct val *frame, char err
 	return image_frame_get(s->r.header, frame, &f, err) < 0 || imageset_append(&s->set, &f, err) < 0 ? -1 : 0;
 }
 
-static int read_images(struct recipe_stream *s)
+static int read_images(struct recipe_stream *s, bool keep)
 {
 	struct val *frame;
 	char err[ERRLEN];
 	int got;
 
 	while ((got = ts_next(&s->r, &frame)) > 0) {
+		int bad;
+
 		if (!is_images(frame)) {
 			s->pending = frame;
 			break;
 		}
-		s->image_frames = erealloc(s->image_frames, s->nimage_frames + 1, sizeof *s->image_frames);
-		s->image_frames[s->nimage_frames++] = frame;
-		if (add_images(s, frame, err) < 0)
+		bad = add_images(s, frame, err);
+		if (keep) {
+			s->image_frames = erealloc(s->image_frames, s->nimage_frames + 1, sizeof *s->image_frames);
+			s->image_frames[s->nimage_frames++] = frame;
+		} else {
+			val_free(frame);
+		}
+		if (bad)
 			return broken(s, err);
 	}
 	if (got < 0)
@@ -400,7 +407,7 @@ static int read_images(struct recipe_stream *s)
 	return 0;
 }
 
-int recipe_stream_open(struct recipe_stream *s, const char *path)
+int recipe_stream_open(struct recipe_stream *s, const char *path, bool keep)
 {
 	struct ts_reader r;
 
@@ -408,13 +415,13 @@ int recipe_stream_open(struct recipe_stream *s, const char *path)
 		memcpy(s->r.err, r.err, sizeof s->r.err);
 		return -1;
 	}
-	return recipe_stream_begin(s, &r);
+	return recipe_stream_begin(s, &r, keep);
 }
 
-int recipe_stream_begin(struct recipe_stream *s, const struct ts_reader *r)
+int recipe_stream_begin(struct recipe_stream *s, const struct ts_reader *r, bool keep)
 {
 	*s = (struct recipe_stream){ .r = *r };
-	if (get_plan(s) < 0 || read_images(s) < 0) {
+	if (get_plan(s) < 0 || read_images(s, keep) < 0) {
 		recipe_stream_close(s);
 		return -1;
 	}

@@ -34,21 +34,21 @@ void soft_to_frame(struct val *frame, const float *logits, int n, int k, enum so
 int soft_from_frame(const struct val *frame, int n, int k, float *logits, char err[ERRLEN]);
 void soft_drop(struct val *frame);
 
-/* A recipes stream: its images, kept whole and as the frames that they came in, then its batches one by one. */
+/* A recipes stream: its images, kept whole and, if wanted, as the frames that they came in, then its batches one by one. */
 struct recipe_stream {
 	struct ts_reader r;
-	struct imageset set;       /* set.header is r.header */
+	struct imageset set;
 	int epochs;
 	int64_t batches, batch;    /* batches an epoch, images a full batch */
-	struct val **image_frames; /* to pass on */
+	struct val **image_frames; /* to pass on; none unless kept */
 	int64_t nimage_frames;
 	struct val *pending;       /* first batch frame, read ahead; NULL when it has been handed out */
 	int64_t done;              /* batches handed out */
 };
-/* Reads up to and including the first batch. -1: s->r.err says why, s needs no close. */
-int recipe_stream_open(struct recipe_stream *s, const char *path);
+/* Reads up to and including the first batch. keep: the images' frames. -1: s->r.err says why, s needs no close. */
+int recipe_stream_open(struct recipe_stream *s, const char *path, bool keep);
 /* The same from a reader of kind recipes of which only the header was read; it moves into s. */
-int recipe_stream_begin(struct recipe_stream *s, const struct ts_reader *r);
+int recipe_stream_begin(struct recipe_stream *s, const struct ts_reader *r, bool keep);
 /* Next batch, in order of epoch and batch: 1, *frame and *out are the caller's (val_free, recipe_free); 0 at the end,
  * after exactly epochs*batches of them; -1 with s->r.err. */
 int recipe_stream_next(struct recipe_stream *s, struct val **frame, struct recipe *out);

@@ -211,28 +211,30 @@ static bool unsupported(cudnnStatus_t st)
 	return st / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000;
 }
 
-/* As where an engine is compiled at run time, and NVRTC is missing, or newer than the driver. */
+/* As where an engine is compiled at run time, and the compiler's files are missing, or the driver is too old for it. */
 static bool unbuilt(cudnnStatus_t st)
 {
-	return st == CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED ||
-	    st / 1000 == CUDNN_STATUS_EXECUTION_FAILED / 1000;
+	return st == CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED || st == CUDNN_STATUS_EXECUTION_FAILED ||
+	    st == CUDNN_STATUS_EXECUTION_FAILED_CUDA_DRIVER;
 }
 
-/* What an engine without a plan says. One that cannot be built here, but elsewhere, is worth a line: the next one's bytes
- * are others. Whatever else goes wrong must not choose. */
-static cudnnStatus_t pass_over(const struct conv *c, int64_t number, cudnnStatus_t st)
+/* Whether another engine may still do it. Whatever else goes wrong must not choose one: its bytes would be others. */
+static bool go_on(cudnnStatus_t st)
+{
+	return st == CUDNN_STATUS_SUCCESS || unsupported(st) || unbuilt(st);
+}
+
+/* An engine that cannot be built here, but elsewhere, is worth a line: the next one's bytes are others. */
+static void pass_over(const struct conv *c, int64_t number, cudnnStatus_t st)
 {
 	static bool said;
 	char why[ERRLEN];
 
-	if (!unbuilt(st))
-		return st;
+	if (said || !unbuilt(st))
+		return;
 	dnn_failed(why, c->op.what, st);
-	if (!said)
-		warn("device cuda: cuDNN's engine %lld cannot be built here, the next one's bytes are others: %s", (long long)number,
-		    why);
+	warn("device cuda: cuDNN's engine %lld cannot be built here, the next one's bytes are others: %s", (long long)number, why);
 	said = true;
-	return CUDNN_STATUS_NOT_SUPPORTED;
 }
 
 /* The configuration's plan, unless it cannot be built, for the reason in *st, or needs too much. */
@@ -263,12 +265,12 @@ static cudnnStatus_t choose_of(struct conv *c, struct dnn *d, desc *config, int6
 	cudnnStatus_t st = CUDNN_STATUS_SUCCESS;
 	int64_t number = -1;
 
-	for (int64_t i = 0; i < count && !c->plan && (st == CUDNN_STATUS_SUCCESS || unsupported(st)); i++) {
+	for (int64_t i = 0; i < count && !c->plan && go_on(st); i++) {
 		if (!allowed(config[i], tensor_cores, &number))
 			continue;
 		c->plan = plan_of(d, config[i], &c->op.workspace, &st);
 		if (!c->plan) {
-			st = pass_over(c, number, st);
+			pass_over(c, number, st);
 			continue;
 		}
 		name_engine(c->op.engine, config[i], number);
@@ -340,9 +342,9 @@ static bool make_any(struct conv *c, struct dnn *d, const struct dnn_shape *s, e
 	static const cudnnBackendHeurMode_t mode[] = { CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK };
 	bool narrow = math == DNN_BF16, wgrad = c->op.way == DNN_WGRAD, made = false;
 
-	for (size_t i = 0; i < LEN(mode) && !made && (*st == CUDNN_STATUS_SUCCESS || unsupported(*st)); i++) {
+	for (size_t i = 0; i < LEN(mode) && !made && go_on(*st); i++) {
 		made = make(c, d, s, math, narrow && !wgrad ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT, mode[i], st);
-		if (!made && narrow && wgrad && (*st == CUDNN_STATUS_SUCCESS || unsupported(*st)))
+		if (!made && narrow && wgrad && go_on(*st))
 			made = make_narrow(c, d, s, mode[i], st);
 	}
 	return made;

@@ -80,7 +80,7 @@ size_t dnn_op_workspace(const struct dnn_op *op); /* bytes */
  * a captured graph uses stays until dnn_free(). Both give back what CUDA says, and err: an earlier kernel's error may show
  * there, too. */
 cudaError_t dnn_reserve(struct dnn *d, size_t bytes, char err[ERRLEN]);
-size_t dnn_taken(const struct dnn *d, size_t bytes); /* by a workspace of so many: each lane has one */
+size_t dnn_lacked(const struct dnn *d); /* bytes, of all lanes, that the last failure of these was about */
 
 /* Starts op on d's stream. out, a, b are y, x, w; dx, dy, w; or dw, dy, x. out is written, never added to. Counted by
  * gpu_launches() as conv_forward, conv_dgrad, conv_wgrad, gemm_forward, gemm_dgrad, gemm_wgrad. */

@@ -99,7 +99,6 @@ static int add_sized(struct plan *p, const struct stage *s, int n, char err[ERRL
 	struct sized *z = &e->sized[e->nsized++];
 	*z = (struct sized){ .n = n };
 	for (enum dnn_way way = DNN_FORWARD; way <= DNN_WGRAD; way++) {
-		size_t bytes;
 		cudaError_t got;
 
 		if (!wants(p, s, way))
@@ -109,10 +108,9 @@ static int add_sized(struct plan *p, const struct stage *s, int n, char err[ERRL
 		z->op[way] = prepare(want, err);
 		if (!z->op[way])
 			return -1;
-		bytes = dnn_op_workspace(z->op[way]);
-		got = dnn_reserve(gpu.dnn, bytes, err);
+		got = dnn_reserve(gpu.dnn, dnn_op_workspace(z->op[way]), err);
 		if (got == cudaErrorMemoryAllocation)
-			cuda_no_memory(dnn_taken(gpu.dnn, bytes));
+			cuda_no_memory(dnn_lacked(gpu.dnn));
 		if (got)
 			return -1;
 	}

@@ -17,6 +17,7 @@ cudaError_t space_reserve(struct space *s, size_t bytes, char err[ERRLEN])
 	s->bytes = 0;
 	if (e || (e = cudaMalloc(&p, bytes * s->lanes))) {
 		cudaGetLastError();
+		s->lacked = bytes * s->lanes;
 		fail(err, "%zu bytes of workspace: %s", bytes * s->lanes, cudaGetErrorString(e));
 		return e;
 	}

@@ -14,6 +14,7 @@ struct space {
 	void **block; /* the last one in use, and older ones that captured graphs hold */
 	int nblock;
 	bool held;    /* so is the last one */
+	size_t lacked; /* bytes that were not to be had */
 };
 
 /* At least so much for each lane, or so many lanes: cudaSuccess, or CUDA's error and err. */

@@ -73,9 +73,12 @@ static size_t pixels(const struct device_synth *s, int n)
 static void open_lanes(struct device_synth *s)
 {
 	char err[ERRLEN];
+	cudaError_t got = dnn_lanes(gpu.dnn, s->lanes, err);
 
 	s->lane[0] = s->stream;
-	if (dnn_lanes(gpu.dnn, s->lanes, err))
+	if (got == cudaErrorMemoryAllocation)
+		cuda_no_memory(dnn_lacked(gpu.dnn));
+	if (got)
 		cuda_die("device cuda (%s): %s", gpu.name, err);
 	for (int i = 0; i < s->lanes; i++) {
 		if (i)

@@ -9,12 +9,14 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { STEP = 64 << 20 }; /* of a file's size */
+enum { STEP = 16 << 20 }; /* of a file's size */
 
-/* What memory.max of a group says; "max" and no such file: no limit. */
-static size_t group_max(const char *group)
+static size_t held; /* bytes of all arrays in memory */
+
+/* What the file says; "max" and no such file: no limit. */
+static size_t limit_of(const char *hierarchy, const char *group, const char *file)
 {
-	char *name = eprintf_str("/sys/fs/cgroup%s/memory.max", group);
+	char *name = eprintf_str("/sys/fs/cgroup%s%s/%s", hierarchy, group, file);
 	FILE *fp = fopen(name, "re");
 	unsigned long long max = SIZE_MAX;
 
@@ -27,23 +29,37 @@ static size_t group_max(const char *group)
 	return max;
 }
 
-/* The least of the groups (version 2) that the process is in, one within the other. */
+/* The least of a group and those around it. */
+static size_t least_of(const char *hierarchy, char *group, const char *file)
+{
+	size_t max = SIZE_MAX;
+	char *slash;
+
+	for (;;) {
+		max = MIN(max, limit_of(hierarchy, group, file));
+		if (!(slash = strrchr(group, '/')))
+			return max;
+		*slash = '\0';
+	}
+}
+
+/* Lines are NUMBER:CONTROLLERS:GROUP; version 2 has one, 0::GROUP. */
 static size_t groups_max(void)
 {
 	FILE *fp = fopen("/proc/self/cgroup", "re");
-	char *line = NULL, *slash;
 	size_t cap = 0, max = SIZE_MAX;
+	char *line = NULL;
 
 	while (fp && getline(&line, &cap, fp) > 0) {
-		if (strncmp(line, "0::/", 4))
+		char *rest = line, *number = strsep(&rest, ":"), *controllers = strsep(&rest, ":");
+
+		if (!controllers || !rest)
 			continue;
-		line[strcspn(line, "\n")] = '\0';
-		for (;;) {
-			max = MIN(max, group_max(line + 3));
-			if (!(slash = strrchr(line + 3, '/')))
-				break;
-			*slash = '\0';
-		}
+		rest[strcspn(rest, "\n")] = '\0';
+		if (!strcmp(number, "0") && !*controllers)
+			max = MIN(max, least_of("", rest, "memory.max"));
+		else if (!strcmp(controllers, "memory"))
+			max = MIN(max, least_of("/memory", rest, "memory.limit_in_bytes"));
 	}
 	free(line);
 	if (fp)
@@ -97,6 +113,7 @@ static int to_file(struct spill *s, size_t bytes, char err[ERRLEN])
 	if (s->size)
 		memcpy(p, s->p, s->size);
 	free(s->p);
+	held -= s->size;
 	*s = (struct spill){ p, bytes, true, fd };
 	return 0;
 }
@@ -116,11 +133,19 @@ static int grow_file(struct spill *s, size_t bytes, char err[ERRLEN])
 
 int spill_grow(struct spill *s, size_t bytes, char err[ERRLEN])
 {
+	size_t room, others;
+
 	if (bytes <= s->size)
 		return 0;
-	if (!s->mapped && bytes <= spill_limit()) {
-		s->size = MAX(bytes, s->size + s->size / 2);
-		s->p = erealloc(s->p, s->size, 1);
+	room = spill_limit();
+	others = held - (s->mapped ? 0 : s->size);
+	room = room > others ? room - others : 0;
+	if (!s->mapped && bytes <= room) {
+		size_t size = MIN(MAX(bytes, s->size + s->size / 2), room);
+
+		s->p = erealloc(s->p, size, 1);
+		s->size = size;
+		held = others + size;
 		return 0;
 	}
 	bytes = (bytes + STEP - 1) / STEP * STEP;
@@ -133,6 +158,7 @@ void spill_free(struct spill *s)
 		munmap(s->p, s->size);
 		close(s->fd);
 	} else {
+		held -= s->size;
 		free(s->p);
 	}
 	*s = (struct spill){ 0 };

@@ -1,6 +1,6 @@
-/* An array that may outgrow the memory there is: a set of ImageNet's pixels has 190 GB. What is larger than half of the
- * memory moves to a file without a name in TMPDIR, or else /var/tmp, mapped: the kernel writes its pages out and reads
- * them in as they are used.
+/* Arrays that may outgrow the memory there is: the pixels of ImageNet are 190 GB. Together they have half of the memory;
+ * one that would make them more moves to a file without a name in TMPDIR, or else /var/tmp, mapped: the kernel writes its
+ * pages out and reads them in as they are used. For one thread.
  */
 #ifndef SPILL_H
 #define SPILL_H
@@ -20,7 +20,8 @@ struct spill { /* {0} is empty */
  * -1 and err: the folder, or how much its disk lacks; the array is as it was. */
 int spill_grow(struct spill *s, size_t bytes, char err[ERRLEN]);
 void spill_free(struct spill *s);
-/* Half of the memory: of the machine, of the control groups that the process is in, or by ulimit -d, whichever is least. */
+/* Half of the memory: of the machine, of the control groups (version 1 or 2) that the process is in, or by ulimit -d,
+ * whichever is least. */
 size_t spill_limit(void);
 
 #endif

@@ -245,7 +245,7 @@ static int read_all(int fd, const void *p, size_t n, char err[ERRLEN])
 	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
 	if (ftruncate(fd, n) < 0 || pwrite(fd, p, n, 0) != (ssize_t)n)
 		die("%s:", path);
-	if (recipe_stream_open(&s, path) < 0) {
+	if (recipe_stream_open(&s, path, true) < 0) {
 		snprintf(err, ERRLEN, "%s", s.r.err);
 		return -1;
 	}

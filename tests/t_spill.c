@@ -56,17 +56,32 @@ static void test_growth(void)
 	ok(!spill_grow(&s, 17 * MB, err) && s.mapped && s.size >= 17 * MB, "above it: in a file");
 	ok(!wrong(&s, 10 * MB), "what was in memory is in it");
 	fill(&s, 10 * MB, 17 * MB);
-	ok(!spill_grow(&s, 200 * (size_t)MB, err) && s.size >= 200 * (size_t)MB, "six times the limit: the file grows");
-	fill(&s, 17 * MB, 200 * (size_t)MB);
-	ok(!wrong(&s, 200 * (size_t)MB), "all is there");
-	limit(RLIMIT_FSIZE, 250 * (rlim_t)MB);
-	ok(spill_grow(&s, 448 * (size_t)MB, err) < 0 && !strcmp(err, "469762048 bytes, for what is larger than memory: "
-		"File too large"), "no room: an error (%s)", err);
-	ok(!wrong(&s, 200 * (size_t)MB), "and all is there still");
+	ok(!spill_grow(&s, 80 * MB, err) && s.size >= 80 * MB, "five times the limit: the file grows");
+	fill(&s, 17 * MB, 80 * MB);
+	ok(!wrong(&s, 80 * MB), "all is there");
+	limit(RLIMIT_FSIZE, 100 * MB);
+	ok(spill_grow(&s, 160 * MB, err) < 0 && !strcmp(err, "167772160 bytes, for what is larger than memory: File too large"),
+	    "no room: an error (%s)", err);
+	ok(!wrong(&s, 80 * MB), "and all is there still");
 	limit(RLIMIT_FSIZE, RLIM_INFINITY);
 	spill_free(&s);
 	ok(!s.p && !s.size && !s.mapped, "freed, it is empty");
 	ok(!spill_grow(&s, 40 * MB, err) && s.mapped, "a file from the start");
+	spill_free(&s);
+}
+
+static void test_two(void)
+{
+	struct spill s = { 0 }, t = { 0 };
+	char err[ERRLEN] = "";
+
+	ok(!spill_grow(&s, 10 * MB, err) && !spill_grow(&t, 5 * MB, err) && !s.mapped && !t.mapped, "two below the limit");
+	fill(&t, 0, 5 * MB);
+	ok(!spill_grow(&t, 7 * MB, err) && t.mapped && !s.mapped && !wrong(&t, 5 * MB), "together above it: the one that grows");
+	ok(!spill_grow(&s, 15 * MB, err) && !s.mapped, "which leaves its room to the other");
+	spill_free(&s);
+	spill_free(&t);
+	ok(!spill_grow(&s, 15 * MB, err) && !s.mapped, "freed, it leaves its own");
 	spill_free(&s);
 }
 
@@ -89,6 +104,7 @@ int main(void)
 	progname = "t_spill";
 	test_limit();
 	test_growth();
+	test_two();
 	test_folder();
 	return tap_end();
 }

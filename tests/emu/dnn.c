@@ -74,9 +74,9 @@ cudaError_t dnn_lanes(struct dnn *d, int lanes, char err[ERRLEN])
 	return space_lanes(&d->space, lanes, err);
 }
 
-size_t dnn_taken(const struct dnn *d, size_t bytes)
+size_t dnn_lacked(const struct dnn *d)
 {
-	return bytes * d->space.lanes;
+	return d->space.lacked;
 }
 
 int dnn_use(struct dnn *d, int lane, cudaStream_t s, char err[ERRLEN])
