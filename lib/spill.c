@@ -13,10 +13,10 @@ enum { STEP = 16 << 20 }; /* of a file's size */
 
 static size_t held; /* bytes of all arrays in memory */
 
-/* What the file says; "max" and no such file: no limit. */
+/* What the file of a group says; "max" and no such file: no limit. */
 static size_t limit_of(const char *hierarchy, const char *group, const char *file)
 {
-	char *name = eprintf_str("/sys/fs/cgroup%s%s/%s", hierarchy, group, file);
+	char *name = eprintf_str("%s%s/%s", hierarchy, group, file);
 	FILE *fp = fopen(name, "re");
 	unsigned long long max = SIZE_MAX;
 
@@ -29,39 +29,42 @@ static size_t limit_of(const char *hierarchy, const char *group, const char *fil
 	return max;
 }
 
-/* The least of a group and those around it. */
-static size_t least_of(const char *hierarchy, char *group, const char *file)
+/* The least of a group and those around it, up to the root. */
+static size_t least_of(const char *hierarchy, const char *group, const char *file)
 {
+	char *path = estrdup(group), *end = path + strlen(path);
 	size_t max = SIZE_MAX;
-	char *slash;
 
-	for (;;) {
-		max = MIN(max, limit_of(hierarchy, group, file));
-		if (!(slash = strrchr(group, '/')))
-			return max;
-		*slash = '\0';
+	for (; end; end = strrchr(path, '/')) {
+		*end = '\0';
+		size_t one = limit_of(hierarchy, path, file);
+		max = MIN(max, one);
 	}
+	free(path);
+	return max;
 }
 
-/* Lines are NUMBER:CONTROLLERS:GROUP; version 2 has one, 0::GROUP. */
-static size_t groups_max(void)
+size_t spill_group_limit(const char *self, const char *root)
 {
-	FILE *fp = fopen("/proc/self/cgroup", "re");
+	char *line = NULL, *version1 = eprintf_str("%s/memory", root);
+	FILE *fp = fopen(self, "re");
 	size_t cap = 0, max = SIZE_MAX;
-	char *line = NULL;
 
 	while (fp && getline(&line, &cap, fp) > 0) {
-		char *rest = line, *number = strsep(&rest, ":"), *controllers = strsep(&rest, ":");
+		char *group = line, *number = strsep(&group, ":"), *controllers = strsep(&group, ":");
+		size_t one = SIZE_MAX;
 
-		if (!controllers || !rest)
+		if (!controllers || !group)
 			continue;
-		rest[strcspn(rest, "\n")] = '\0';
+		group[strcspn(group, "\n")] = '\0';
 		if (!strcmp(number, "0") && !*controllers)
-			max = MIN(max, least_of("", rest, "memory.max"));
+			one = least_of(root, group, "memory.max");
 		else if (!strcmp(controllers, "memory"))
-			max = MIN(max, least_of("/memory", rest, "memory.limit_in_bytes"));
+			one = least_of(version1, group, "memory.limit_in_bytes");
+		max = MIN(max, one);
 	}
 	free(line);
+	free(version1);
 	if (fp)
 		fclose(fp);
 	return max;
@@ -70,9 +73,10 @@ static size_t groups_max(void)
 size_t spill_limit(void)
 {
 	size_t memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+	size_t group = spill_group_limit("/proc/self/cgroup", "/sys/fs/cgroup");
 	struct rlimit data;
 
-	memory = MIN(memory, groups_max());
+	memory = MIN(memory, group);
 	if (!getrlimit(RLIMIT_DATA, &data) && data.rlim_cur != RLIM_INFINITY)
 		memory = MIN(memory, data.rlim_cur);
 	return memory / 2;

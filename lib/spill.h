@@ -23,5 +23,8 @@ void spill_free(struct spill *s);
 /* Half of the memory: of the machine, of the control groups (version 1 or 2) that the process is in, or by ulimit -d,
  * whichever is least. */
 size_t spill_limit(void);
+/* What the control groups allow that this file names, a line NUMBER:CONTROLLERS:GROUP each (version 2 has 0::GROUP), or the
+ * groups around them; root: where they are mounted. SIZE_MAX: no limit. */
+size_t spill_group_limit(const char *self, const char *root);
 
 #endif

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "../lib/spill.h"
 #include "tap.h"
@@ -39,6 +40,61 @@ static void test_limit(void)
 	limit(RLIMIT_DATA, 32 * MB);
 	ok(spill_limit() == 16 * MB, "half of what ulimit -d allows");
 	ok(all > 16 * MB, "without it, more");
+}
+
+static void put(const char *folder, const char *name, const char *text)
+{
+	char *path = eprintf_str("%s/%s", folder, name);
+	FILE *fp = fopen(path, "w");
+
+	if (!fp || fputs(text, fp) < 0 || fclose(fp))
+		die("%s:", path);
+	free(path);
+}
+
+static size_t of_groups(const char *folder, const char *lines)
+{
+	char *self = eprintf_str("%s/self", folder);
+
+	put(folder, "self", lines);
+	size_t limit = spill_group_limit(self, folder);
+	free(self);
+	return limit;
+}
+
+static void test_groups(void)
+{
+	const char *tmp = getenv("TMPDIR");
+	char *dir = eprintf_str("%s/t_spill.XXXXXX", tmp && *tmp ? tmp : "/tmp"), *clear;
+
+	if (!mkdtemp(dir))
+		die("%s:", dir);
+	for (const char *const *sub = (const char *const[]){ "job", "job/step", "memory", "memory/job", "memory/job/step", NULL };
+	     *sub; sub++) {
+		char *path = eprintf_str("%s/%s", dir, *sub);
+
+		if (mkdir(path, 0700))
+			die("%s:", path);
+		free(path);
+	}
+	put(dir, "job/step/memory.max", "max\n");
+	put(dir, "job/memory.max", "3000\n");
+	put(dir, "memory/memory.limit_in_bytes", "9223372036854771712\n");
+	put(dir, "memory/job/memory.limit_in_bytes", "2000\n");
+	put(dir, "memory/job/step/memory.limit_in_bytes", "9223372036854771712\n");
+	ok(of_groups(dir, "0::/job/step\n") == 3000, "version 2: the group around the one that the process is in");
+	ok(of_groups(dir, "0::/\n") == SIZE_MAX && of_groups(dir, "0::/other\n") == SIZE_MAX, "no limit, no such group");
+	ok(of_groups(dir, "4:memory:/job/step\n3:cpu:/job\n") == 2000, "version 1, likewise");
+	ok(of_groups(dir, "4:memory:/job/step\n0::/job/step\n") == 2000 && of_groups(dir, "0::/job\n4:memory:/\n") == 3000,
+	    "both: the lesser");
+	ok(of_groups(dir, "4:cpu:/job\nmemory\n:\n") == SIZE_MAX, "other controllers, and lines of no meaning");
+	put(dir, "job/step/memory.max", "1000\n");
+	ok(of_groups(dir, "0::/job/step\n") == 1000, "the group's own");
+	clear = eprintf_str("rm -r '%s'", dir);
+	if (system(clear))
+		die("%s", clear);
+	free(clear);
+	free(dir);
 }
 
 static void test_growth(void)
@@ -102,6 +158,7 @@ static void test_folder(void)
 int main(void)
 {
 	progname = "t_spill";
+	test_groups();
 	test_limit();
 	test_growth();
 	test_two();

@@ -150,6 +150,21 @@ static void test_network(const char *arch, int size, int images)
 	net_free(net);
 }
 
+/* Groups of whole eights stay apart; others would need padding of their own, and run as one. */
+static void test_groups(void)
+{
+	static const struct { int c, k, groups, of; } want[] = { { 64, 32, 2, 2 }, { 24, 24, 24, 24 }, { 20, 20, 20, 24 },
+		{ 128, 128, 32, 1 }, { 128, 64, 16, 1 }, { 20, 40, 2, 1 }, { 64, 64, 1, 1 } };
+
+	for (size_t i = 0; i < LEN(want); i++) {
+		struct node src = { .c = want[i].c, .h = 8, .w = 8 };
+		struct node n = { .c = want[i].k, .h = 8, .w = 8, .k = 3, .stride = 1, .pad = 1, .groups = want[i].groups };
+
+		ok(cuda_conv_shape(&n, &src).groups == want[i].of, "%d to %d channels, %d groups: as %d", want[i].c, want[i].k,
+		    want[i].groups, want[i].of);
+	}
+}
+
 /* What has none: an output that does not fit is a mistake, and not said to be the library's lack. */
 static void test_mistake(void)
 {
@@ -203,6 +218,7 @@ int main(int argc, char *argv[])
 		test_network(small[i], 32, 1);
 	}
 	test_network("convnet3", 28, 256);
+	test_groups();
 	test_mistake();
 	test_unbuilt();
 	return tap_end();
