@@ -161,9 +161,17 @@ claim()
 @test "the table has a place for every row, measured or not" {
 	rm -f rows/sample/decay-1e-4-noise.json
 	claim decay --table sample >table
-	grep -qx '| | from real | from noise |' table
-	grep -qE '^\| 0 \| [0-9.]+ ± [0-9.]+ \| [0-9.]+ ± [0-9.]+ \|$' table
-	grep -qE '^\| 1e-4 \| [0-9.]+ ± [0-9.]+ \|  \|$' table
+	grep -qx '| | from real | from noise | from real, alpha 1 |' table
+	grep -qE '^\| 0( \| [0-9.]+ ± [0-9.]+){3} \|$' table
+	grep -qE '^\| 1e-4 \| [0-9.]+ ± [0-9.]+ \|  \| [0-9.]+ ± [0-9.]+ \|$' table
+	# A row of which nothing is measured is left out, and a table of other claims' rows alone.
+	rm -f rows/sample/decay-*
+	[ -z "$(claim decay --table sample)" ]
+	claim prior sample 2>said
+	rm -f rows/sample/prior-each-*
+	claim prior --table sample >table
+	grep -q '^| mean of probabilities ' table
+	run ! grep -q "each one" table
 	[ -z "$(claim decay --table cifar10)" ]
 }
 

@@ -158,6 +158,12 @@ prior_images()
 		"--prior pool-$pool.tar --prior-teachers $prior_teachers --ce $prior_ce"
 }
 
+# beside COLUMN: random images on hard labels, whose row the claims share
+beside()
+{
+	hard "random-$ipc" "random real" "$1" "real-$ipc.ts"
+}
+
 # sre2l_images NAME IPC SEED: one converged teacher, its running statistics, from noise
 sre2l_images()
 {

@@ -399,9 +399,15 @@ cells()
 	done
 }
 
-# table: in Markdown; nothing where nothing was measured
+# table: in Markdown; nothing where no row of the claim's own was measured, but those that it shares
 table()
 {
+	local name claim=${0##*/} any=''
+
+	for name in "${rows[@]}"; do
+		[[ $name != "${claim%s}"* ]] || [ ! -e "$kept/$name.json" ] || any=1
+	done
+	[ -n "$any" ] || return 0
 	cells | awk -F '\t' -v heading="$heading, $dataset_name" -f "$here/table.awk"
 }
 
