@@ -191,8 +191,9 @@ claim()
 	grep -qx synth_lr=0.1 searched
 	grep -qxE 'prior_ce=[13]' best
 	grep -qxE 'prior_rates=1:[13],10:2,50:10' best
-	grep -qxE 'prior_pools=1:weak,10:weak,50:(weak|middle)' best
+	grep -qxE 'prior_pools=1:weak,10:weak,50:(weak|middle) prior_batches=1:,10:,50:(256)? prior_rates=1:[0-9.]+,10:2,50:[12]0' best
 	grep -q -- '-N 2 --lr 3 ' rows/sample-val/rate-3.json
+	grep -q -- '-N 2 --lr 20 --real-batch 256 ' rows/sample-val/fifty-middle-60-256-20.json
 	jq -r '.made[]' rows/sample-val/search-0.1-2-1.json >made
 	grep -q '^tscut -i 0-:10 all.ts -o test.ts' made
 	run ! grep -q 'load-images.*$test' made

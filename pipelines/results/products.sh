@@ -150,11 +150,12 @@ of_count()
 # prior_images NAME IPC SEED: the same features, and a pool of weak teachers, which must recognise the images
 prior_images()
 {
-	local pool rate
+	local pool rate batch
 
 	pool=$(of_count "$2" "$prior_pools")
 	rate=$(of_count "$2" "$prior_rates")
-	dm_opts=${prior_opts/RATE/$rate} dm_images "$1" "$2" "$3" \
+	batch=$(of_count "$2" "$prior_batches")
+	dm_opts=${prior_opts/RATE/$rate}${batch:+ --real-batch $batch} dm_images "$1" "$2" "$3" \
 		"--prior pool-$pool.tar --prior-teachers $prior_teachers --ce $prior_ce"
 }
 
