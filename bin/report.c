@@ -237,14 +237,14 @@ static void put_picture(FILE *fp, const struct image_file *f, const char *words)
 	fputs("\"/>\n</figure>\n", fp);
 }
 
-/* The real images first: those that synthesis begins with, or that it is compared with. */
+/* First the real images, that synthesis begins with or that it is compared with, and the noise that it begins with. */
 static void put_pictures(const struct page *p)
 {
 	if (!p->o->npicture)
 		return;
 	open_section(p, "images", "Images, before and after");
-	fputs("<p class=\"about\">Real images picked at random, as many as are distilled; and what became of the initial "
-		"ones.</p>\n<div class=\"pictures\">\n", p->fp);
+	fputs("<p class=\"about\">Real images picked at random, as many as are distilled, and the noise if synthesis began "
+		"with it; and what became of the initial ones.</p>\n<div class=\"pictures\">\n", p->fp);
 	for (int pass = 0; pass < 2; pass++)
 		for (int i = 0; i < p->o->npicture; i++) {
 			bool before = !strncmp(p->o->picture[i].name, "random", 6) || !strncmp(p->o->picture[i].name, "init", 4);

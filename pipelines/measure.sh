@@ -230,6 +230,13 @@ views()
 	step "$out/$1.png" "picture, $1" "$out/$1.ts" -- picture "$out/$1.ts" $((ipc < 20 ? ipc : 20))
 }
 
+# view_of_noise: what synthesis begins with, where it is noise; real images are those of the random set
+view_of_noise()
+{
+	[ "$from" != noise ] || step "$out/init.png" "picture of the initial noise" "$init" -- \
+		picture "$init" $((ipc < 20 ? ipc : 20))
+}
+
 # Students differ by their seed alone. Their threads depend on no other, so that one that is missing is made as it was.
 
 # measure_hard NAME IMAGES STEPS

@@ -81,6 +81,7 @@ setup()
 	run_into sre2l sre2l "${net[@]}" --iterations 4
 	[ "$(sets sre2l)" = "sre2l 20,random 20" ]
 	[ "$(tar tf sre2l/02-teacher.tar | tr '\n' ' ')" = "0/2.ts MANIFEST " ]
+	montage --cols 10 <sre2l/04-init.ts | cmp - sre2l/init.png
 	cp sre2l/sre2l.ts plain.ts
 	run_into sre2l sre2l "${net[@]}" --iterations 4 --cda
 	[ "$(done_again sre2l | head -n 1)" = "synthesis: 4 iterations" ]
