@@ -18,7 +18,7 @@ ipc=10 unit=100
 student='' soft_student='' repeats=3 hard_steps=1000 soft_steps=500 soft_batch=100
 hard_opts='' mix_opts='' soft_opts=''
 device='' gpus='' per_gpu=1 precision=''
-jobs='' threads=$(nproc) save_every=100 sshlogin='' seed=0
+jobs='' threads=$(nproc) save_every='' sshlogin='' seed=0
 
 usage_data="\
   data      --size S, --gray, --classes LIST, --per-class N"
@@ -28,7 +28,7 @@ usage_rest="\
             --hard-opts, --mix-opts, --soft-opts OPTIONS (of evaluate, cutmix, evaluate)
   device    --device cpu|cuda|auto (cpu), --gpus N,N,... (jobs of cuda are spread over these), --per-gpu N (1),
             --precision fp32|tf32|bf16 (fp32)
-  run       --jobs N (a core each), --threads N (all cores), --save-every N (iterations, 100), --sshlogin HOST,HOST,...
+  run       --jobs N (a core each), --threads N (all cores), --save-every N (iterations), --sshlogin HOST,HOST,...
             --seed N (0), -h, -V"
 
 # take_options "$@": $train, $test and $out, behind the options of all and, by own_option, the pipeline's own; it sets
@@ -155,8 +155,8 @@ synthesise()
 {
 	# Not through a pipe: a filter that ends early would leave a second line, of the one before it.
 	tscut -u "$1" -o "$partial/$1.unit" "$init" &&
-		synth-step "${@:2}" --state "$partial/$1.state" --save-every "$save_every" --log "$log/$key-$1.json" \
-			-o "$partial/$1.ts" <"$partial/$1.unit"
+		synth-step "${@:2}" --state "$partial/$1.state" ${save_every:+--save-every "$save_every"} \
+			--log "$log/$key-$1.json" -o "$partial/$1.ts" <"$partial/$1.unit"
 }
 
 units()
