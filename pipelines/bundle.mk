@@ -4,7 +4,7 @@ BUNDLE_XZ   = $(if $(NVIDIA),--lzma2=preset=1,--x86 --lzma2=preset=9e)
 BUNDLE_INTO = build
 
 # What tests/gpu runs besides the filters, for the day a GPU is there.
-GPU_TRIED = build/tests/t_ops build/tests/t_net build/tests/bench/bench build/tests/tools/tsdiff $(GPU_REAL)
+GPU_TRIED = build/tests/t_ops build/tests/t_net build/tests/t_zoo build/tests/bench/bench build/tests/tools/tsdiff $(GPU_REAL)
 
 # Programs are linked once more, in a tree that shares sources and objects with this one but for programs' own.
 RELINK   = build/bundle/tree
@@ -32,7 +32,7 @@ ifdef RELINKING
 # and stands in where there is none.
 UP = ..
 $(filter build/tests/% build/cuda/%,$(GPU_TRIED)): UP = ../..
-build/tests/t_ops build/tests/t_net: UP = ..
+build/tests/t_ops build/tests/t_net build/tests/t_zoo: UP = ..
 $(filter build/cuda/tests/bench/%,$(GPU_TRIED)): UP = ../../..
 BUNDLE_RPATH = $$ORIGIN/$(UP)/lib /usr/lib/x86_64-linux-gnu /lib/x86_64-linux-gnu /usr/lib64 /lib64 \
 	$$ORIGIN/$(UP)/lib/gcc

@@ -352,6 +352,14 @@ export -f fresh
 	run ! grep '^not ok' ops
 }
 
+# Shuffled and split channels, depthwise convolutions, squeeze and excitation.
+@test "networks of the zoo, both ways, as torchvision has them" {
+	(cd "$root" && TEDDY_DEVICE=cuda build/tests/t_zoo tests/fixtures/zoo.ts shufflenet_v2_x1_0-small \
+		efficientnet_b0-small) >zoo
+	[ "$(grep -c '^ok' zoo)" -eq 33 ]
+	run ! grep '^not ok' zoo
+}
+
 @test "a library without an engine for it is named" {
 	EMU_LACKS=conv_dgrad run -1 --separate-stderr step -N 3 --device cuda -o x.ts <unit.ts
 	[[ $stderr == *"node "*"has no engine"* ]]
