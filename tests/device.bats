@@ -151,3 +151,36 @@ fit()
 	fails "device cuda (emulated 0): " env EMU_LOSE=20 train-ckpt --device cuda -a convnet1-8 -e 1 -o out.tar <train.ts
 	[ ! -e out.tar ]
 }
+
+@test "training on a device that is lost goes on from its last epoch to the same bytes" {
+	local at
+
+	net()
+	{
+		train-ckpt --device cuda -a convnet1-8 -b 100 -e 6 "$@" <train.ts
+	}
+	export -f net
+	net -o whole.tar
+	# Later and later, until it is lost behind an epoch.
+	for ((at = 100; at < 20000; at += at / 2)); do
+		rm -f state
+		EMU_LOSE=$at run -1 net --state state -o out.tar
+		[ ! -e out.tar ]
+		[ ! -e state ] || break
+	done
+	[ -e state ]
+	net --state state --log log -o out.tar
+	[ "$(grep -c '"event": "epoch"' log)" -lt 6 ]
+	cmp out.tar whole.tar
+}
+
+@test "every other filter on a lost or too small device: one line, nothing written" {
+	cutmix -e 1 -b 10 -o mixed.ts <init.ts
+	for how in EMU_LOSE=6 EMU_MEMORY=100000; do
+		for words in "bnstats -p pool.tar --classwise <train.ts" "softlabel -p pool.tar <mixed.ts" \
+			"evaluate -a convnet1-8 -t train.ts --steps 2 <init.ts" "evaluate -p pool.tar -t train.ts" \
+			"likeness -p pool.tar <train.ts" "synth-init -i 1 --from herding -p pool.tar <train.ts"; do
+			fails "device cuda (emulated 0): " env "$how" bash -c "exec ${words/ / --device cuda -o out }"
+		done
+	done
+}

@@ -16,6 +16,9 @@ setup()
 	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make --no-print-directory cuda >"$BATS_TEST_TMPDIR/made" 2>&1
 	run ! grep -i warning "$BATS_TEST_TMPDIR/made" build/cuda/kernels/*.ptxas
 	[ "$(nm -D --defined-only build/lib/teddy-cuda.so | grep -c ' teddy_device$')" -eq 1 ]
+	for arch in 80 90 100; do
+		grep -q "for 'sm_$arch'" build/cuda/kernels/*.ptxas
+	done
 }
 
 @test "registers and spills" {
