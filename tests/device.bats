@@ -184,3 +184,14 @@ fit()
 		done
 	done
 }
+
+@test "what is not finite on the device is said there too" {
+	mixed_pool
+	cutmix -e 1 -b 10 -o mixed.ts <init.ts
+	for words in "bnstats -p huge.ts --recompute <train.ts" "softlabel -p huge.ts <mixed.ts" \
+		"evaluate -p huge.ts -t val.ts" "evaluate -a convnet1-8 --steps 50 --lr 1e6 -t val.ts <init.ts" \
+		"train-ckpt -a convnet1-8 -e 9 -b 10 --lr 1e6 <train.ts"; do
+		fails "not finite" bash -c "exec ${words/ / --device cuda -o out }"
+	done
+	[ ! -e out ]
+}
