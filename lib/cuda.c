@@ -398,8 +398,10 @@ static int cuda_chunk(const struct plan *p)
 
 static int compile(struct plan *p, char err[ERRLEN])
 {
+	static long plans;
 	struct cuda *cu = p->be_data = ecalloc(1, sizeof *cu);
 
+	cu->id = ++plans;
 	cu->type = p->opts.precision == PRECISION_BF16 ? ELEM_BF16 : ELEM_F32;
 	return cuda_compile(p, err);
 }

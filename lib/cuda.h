@@ -48,6 +48,7 @@ struct room { /* the device's memory that one thing owns; {0} is empty */
 };
 
 struct cuda {
+	long id;                     /* no other plan's of this process ever */
 	cudaStream_t stream;
 	enum elem type;
 	float *theta, *buffer;       /* the weights that are in force: own ones, or a learner's on the device */
@@ -89,6 +90,9 @@ void cuda_launched(const char *what);
  * by call, to the same bytes. */
 void cuda_capture(cudaStream_t s);
 cudaGraphExec_t cuda_captured(cudaStream_t s);
+/* Around what a second thread puts on gpu's stream, so that it is no part of a graph. */
+void cuda_enter(void);
+void cuda_leave(void);
 int cuda_afford(const struct plan *p, char err[ERRLEN]); /* -1: a workspace of the plan is more than there is */
 
 void *cuda_room(struct room *r, size_t bytes); /* zeroed */

@@ -160,13 +160,6 @@ static void put_draws(struct device_course *c, const struct course_step *step, i
 	free(rate), free(drop);
 }
 
-/* The figures of the optimiser that a graph has in it. */
-static bool same_figures(const struct optim *a, const struct optim *b)
-{
-	return a->kind == b->kind && a->momentum == b->momentum && a->nesterov == b->nesterov && a->beta1 == b->beta1 &&
-	    a->beta2 == b->beta2 && a->eps == b->eps && a->weight_decay == b->weight_decay;
-}
-
 int cuda_course_run(struct device_course *c, struct device_learner *d, struct optim *o, const struct course_step *step,
     int steps, double momentum, double *loss)
 {
@@ -176,8 +169,8 @@ int cuda_course_run(struct device_course *c, struct device_learner *d, struct op
 
 	steps = MIN(steps, ROOM);
 	const struct workspace *ws = c->plan->ws;
-	if (!c->learner || c->learner_id != d->id || !same_figures(&c->optim, o) || c->dsa != (step[0].dsa != NULL) || c->batch_at != ws->batch ||
-	    c->chunk_at != ws->chunk[0])
+	if (!c->learner || c->learner_id != d->id || !cuda_same_figures(&c->optim, o) || c->dsa != (step[0].dsa != NULL) ||
+	    c->batch_at != ws->batch || c->chunk_at != ws->chunk[0])
 		forget_graph(c);
 	c->batch_at = ws->batch, c->chunk_at = ws->chunk[0];
 	c->learner = d;

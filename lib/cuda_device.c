@@ -1,4 +1,5 @@
 /* The CUDA backend's device: taking hold of it, its memory, and what is said when it fails. */
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -128,8 +129,21 @@ void cuda_wait(const char *what)
 	cuda_launched(what);
 }
 
+static pthread_mutex_t stream_taken = PTHREAD_MUTEX_INITIALIZER;
+
+void cuda_enter(void)
+{
+	pthread_mutex_lock(&stream_taken);
+}
+
+void cuda_leave(void)
+{
+	pthread_mutex_unlock(&stream_taken);
+}
+
 void cuda_capture(cudaStream_t s)
 {
+	cuda_enter();
 	cuda_check(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), "graph");
 }
 
@@ -141,6 +155,7 @@ cudaGraphExec_t cuda_captured(cudaStream_t s)
 
 	cuda_launched("graph");
 	cuda_check(cudaStreamEndCapture(s, &graph), "graph");
+	cuda_leave();
 	e = cudaGraphInstantiate(&exec, graph, 0);
 	cuda_check(cudaGraphDestroy(graph), "graph");
 	if (e == cudaErrorMemoryAllocation) {

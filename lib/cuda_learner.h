@@ -3,6 +3,16 @@
 #define CUDA_LEARNER_H
 
 #include "cuda.h"
+#include "optim.h"
+
+struct step_key { /* what a step's graphs have in them */
+	long plan;
+	const float *x, *batch_at, *chunk_at;
+	int kind;
+	double temperature;
+	bool t2;
+	struct optim optim;
+};
 
 struct device_learner {
 	long id;                /* no other in this process ever has it */
@@ -21,6 +31,10 @@ struct device_learner {
 	int *bad;               /* not 0: the loss was no number */
 	double *loss;           /* the host's, pinned */
 	cudaEvent_t judged;     /* when it is there */
+	struct step_key key;    /* of whole batches, whose steps are two graphs, up to the loss and behind it: */
+	cudaGraphExec_t ahead, behind;
+	bool full;              /* no room for them */
+	bool warm;              /* one such step has run: libraries have loaded what they need, which no capture bears */
 };
 
 /* Puts it in force for p's next pass. */
@@ -29,6 +43,8 @@ void cuda_learner_load(struct plan *p, struct device_learner *d);
  * nothing where *bad. */
 void cuda_learner_move(struct plan *p, struct device_learner *d, int n, const float *dlogits, const struct optim *o,
     const int *bad);
+/* The figures of an optimiser that a graph has in it. */
+bool cuda_same_figures(const struct optim *a, const struct optim *b);
 /* The figures of o's step t (from 1) at this rate. */
 struct gpu_step cuda_learner_step(const struct optim *o, double t, double lr);
 

@@ -55,6 +55,7 @@ const float *cuda_replay_run(struct device_replay *r, const struct recipe *recip
 	const float *images = r->images;
 	const int64_t *index = r->index;
 
+	cuda_enter();
 	cuda_send(r->index, recipe->index, n * sizeof *r->index);
 	cuda_send(r->view, recipe->view, n * sizeof *r->view);
 	if (mixed) {
@@ -71,14 +72,17 @@ const float *cuda_replay_run(struct device_replay *r, const struct recipe *recip
 	gpu_view(gpu.stream, views, images, index, r->view, true, n, c, h, w);
 	if (mixed)
 		gpu_mix(gpu.stream, r->slot[slot], views, r->partner, r->mix, n, c, h, w);
+	cuda_leave();
 	return r->slot[slot];
 }
 
 const float *cuda_replay_dsa(struct device_replay *r, const int64_t *index, const struct dsa *d, int n, int slot)
 {
+	cuda_enter();
 	cuda_send(r->index, index, n * sizeof *index);
 	cuda_send(r->dsa, d, n * sizeof *d);
 	cuda_wait("the draws");
 	gpu_dsa(gpu.stream, r->slot[slot], r->images, r->index, r->dsa, true, n, r->chw[0], r->chw[1], r->chw[2], r->means);
+	cuda_leave();
 	return r->slot[slot];
 }

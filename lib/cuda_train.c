@@ -1,4 +1,6 @@
-/* Training on the device: a learner's weights and moments lie there from its first step on, and a step moves them there. */
+/* Training on the device: a learner's weights and moments lie there from its first step on, and a step moves them there. Of
+ * a whole batch it is two graphs, between which the loss goes to the host.
+ */
 #include <math.h>
 #include <stdlib.h>
 
@@ -30,8 +32,20 @@ struct device_learner *cuda_learner_new(const struct net *net, const struct lear
 	return d;
 }
 
+static void forget_graphs(struct device_learner *d)
+{
+	if (d->ahead)
+		cuda_check(cudaGraphExecDestroy(d->ahead), "graph");
+	if (d->behind)
+		cuda_check(cudaGraphExecDestroy(d->behind), "graph");
+	d->ahead = d->behind = NULL;
+	d->full = d->warm = false;
+}
+
 void cuda_learner_free(struct device_learner *d)
 {
+	cuda_wait("training");
+	forget_graphs(d);
 	cuda_empty(&d->room);
 	cuda_check(cudaEventDestroy(d->judged), "event");
 	cuda_check(cudaFreeHost(d->loss), "memory");
@@ -101,6 +115,7 @@ static void answers_room(struct device_learner *d, const struct plan *p)
 
 	if (d->batch >= p->opts.batch)
 		return;
+	forget_graphs(d);
 	d->batch = p->opts.batch;
 	d->label = cuda_room(&d->room, batch * sizeof *d->label);
 	d->partner = cuda_room(&d->room, batch * sizeof *d->partner);
@@ -112,26 +127,102 @@ static void answers_room(struct device_learner *d, const struct plan *p)
 	d->value = cuda_room(&d->room, sizeof *d->value);
 }
 
+static void put_target(struct device_learner *d, const struct target *t, int n, int k)
+{
+	switch (t->kind) {
+	case TARGET_MIXED:
+		cuda_send(d->partner, t->partner, n * sizeof *d->partner);
+		cuda_send(d->lambda, &t->lambda, sizeof *d->lambda);
+		/* FALLTHROUGH */
+	case TARGET_LABELS:
+		cuda_send(d->label, t->label, n * sizeof *d->label);
+		break;
+	case TARGET_SOFT:
+		cuda_send(d->soft, t->soft, (size_t)n * k * sizeof *d->soft);
+		break;
+	}
+}
+
 static void judge(struct device_learner *d, const struct target *t, int n, int k)
 {
 	cudaStream_t s = gpu.stream;
 
 	switch (t->kind) {
 	case TARGET_LABELS:
-		cuda_send(d->label, t->label, n * sizeof *d->label);
 		gpu_ce(s, d->value, d->rows, d->dlogits, d->logits, d->label, n, k);
 		break;
 	case TARGET_MIXED:
-		cuda_send(d->label, t->label, n * sizeof *d->label);
-		cuda_send(d->partner, t->partner, n * sizeof *d->partner);
-		cuda_send(d->lambda, &t->lambda, sizeof *d->lambda);
 		gpu_ce_mixed(s, d->value, d->rows, d->dlogits, d->logits, d->label, d->partner, d->lambda, n, k);
 		break;
 	case TARGET_SOFT:
-		cuda_send(d->soft, t->soft, (size_t)n * k * sizeof *d->soft);
 		gpu_kl(s, d->value, d->rows, d->dlogits, d->logits, d->soft, n, k, t->temperature, t->t2);
 		break;
 	}
+	gpu_check(s, d->bad, 1, NULL, 0, d->value, 1);
+}
+
+bool cuda_same_figures(const struct optim *a, const struct optim *b)
+{
+	return a->kind == b->kind && a->momentum == b->momentum && a->nesterov == b->nesterov && a->beta1 == b->beta1 &&
+	    a->beta2 == b->beta2 && a->eps == b->eps && a->weight_decay == b->weight_decay;
+}
+
+static bool same_key(const struct step_key *a, const struct step_key *b)
+{
+	return a->plan == b->plan && a->x == b->x && a->batch_at == b->batch_at && a->chunk_at == b->chunk_at &&
+	    a->kind == b->kind && a->temperature == b->temperature && a->t2 == b->t2 && cuda_same_figures(&a->optim, &b->optim);
+}
+
+/* The two parts of a step of n images x, which are on the device like all else. */
+static void ahead(struct plan *p, struct device_learner *d, int n, const float *x, const struct target *t)
+{
+	cuda_learner_load(p, d);
+	cuda_run_forward(p, n, x, d->logits);
+	judge(d, t, n, p->net->nclass);
+}
+
+static void behind(struct plan *p, struct device_learner *d, int n, const struct optim *o)
+{
+	cuda_learner_move(p, d, n, d->dlogits, o, d->bad);
+}
+
+static void record(struct plan *p, struct device_learner *d, int n, const float *x, const struct target *t,
+    const struct optim *o)
+{
+	cuda_size(p, n);
+	cuda_capture(gpu.stream);
+	ahead(p, d, n, x, t);
+	d->ahead = cuda_captured(gpu.stream);
+	if (d->ahead) {
+		cuda_capture(gpu.stream);
+		behind(p, d, n, o);
+		d->behind = cuda_captured(gpu.stream);
+	}
+	if (!d->behind) {
+		forget_graphs(d);
+		d->full = d->warm = true;
+	}
+}
+
+/* Whether this step's graphs are there; they are made at the second whole batch. */
+static bool have_graphs(struct plan *p, struct device_learner *d, int n, const float *x, const struct target *t,
+    const struct optim *o)
+{
+	const struct workspace *ws = p->ws;
+	struct step_key key = { .plan = cuda_of(p)->id, .x = x, .batch_at = ws->batch, .chunk_at = ws->chunk[0],
+		.kind = t->kind, .optim = *o };
+
+	if (n < p->opts.batch)
+		return false;
+	if (t->kind == TARGET_SOFT)
+		key.temperature = t->temperature, key.t2 = t->t2;
+	if (!same_key(&key, &d->key))
+		forget_graphs(d);
+	d->key = key;
+	if (d->warm && !d->ahead && !d->full)
+		record(p, d, n, x, t, o);
+	d->warm = true;
+	return d->ahead;
 }
 
 /* Waits for the loss alone, with the rest of the step behind it, so that the device goes on while the host prepares the next
@@ -145,19 +236,25 @@ double cuda_learn_step(struct plan *p, struct device_learner *d, int n, const fl
 	struct gpu_step step = cuda_learner_step(o, o->step + 1.0, lr);
 	struct gpu_drop drop = { p->drop_seed, p->drop_step, p->drops };
 	float *x = cuda_stage(cu, &cu->images, p->opts.batch * pixels), m = momentum;
+	bool graphs;
 
 	answers_room(d, p);
+	graphs = have_graphs(p, d, n, x, t, o);
 	cuda_send(x, images, n * pixels * sizeof *x);
 	cuda_send(cu->drop, &drop, sizeof drop);
 	cuda_send(d->step, &step, sizeof step);
 	cuda_send(d->momentum, &m, sizeof m);
-	cuda_learner_load(p, d);
-	cuda_run_forward(p, n, x, d->logits);
-	judge(d, t, n, p->net->nclass);
-	gpu_check(gpu.stream, d->bad, 1, NULL, 0, d->value, 1);
+	put_target(d, t, n, p->net->nclass);
+	if (graphs)
+		cuda_check(cudaGraphLaunch(d->ahead, gpu.stream), "graph");
+	else
+		ahead(p, d, n, x, t);
 	cuda_fetch(d->loss, d->value, sizeof *d->loss);
 	cuda_check(cudaEventRecord(d->judged, gpu.stream), "event");
-	cuda_learner_move(p, d, n, d->dlogits, o, d->bad);
+	if (graphs)
+		cuda_check(cudaGraphLaunch(d->behind, gpu.stream), "graph");
+	else
+		behind(p, d, n, o);
 	cuda_launched("training");
 	cuda_check(cudaEventSynchronize(d->judged), "training");
 	o->step += isfinite(*d->loss);

@@ -329,6 +329,26 @@ export -f fresh
 	cmp said-cpu said-cuda
 }
 
+@test "students: steps of whole batches are two graphs each, call by call the same bytes" {
+	cutmix -e 4 -b 20 -o recipes.ts <unit.ts
+	softlabel -p pool.tar -o soft.ts <recipes.ts
+	for input in recipes soft unit; do
+		steps=(--steps 12 -b 20)
+		[ $input = unit ] || steps=()
+		rm -f what
+		EMU_RAN=what evaluate -a convnet2-8 -t val.ts -r 2 --ema 0.9 "${steps[@]}" --json --device cuda <$input.ts >"$input-graphs"
+		# Of each student's 12 steps 8 are whole batches, all but the first of them graphs; DSA's optimiser is a fresh one half-way.
+		graphs=28
+		[ $input != unit ] || graphs=24
+		[ "$(awk '$2 == "graph" { n += $1 } END { print n }' what)" -eq $graphs ]
+		for how in EMU_GRAPHS=0 EMU_GRAPHS=1 EMU_GRAPHS=3 "EMU_ORDER=shuffle EMU_STREAMS=late"; do
+			# shellcheck disable=SC2086 # words
+			env $how evaluate -a convnet2-8 -t val.ts -r 2 --ema 0.9 "${steps[@]}" --json --device cuda <$input.ts |
+				diff <(grep -v seconds "$input-graphs") <(grep -v seconds)
+		done
+	done
+}
+
 @test "students on mixed labels and on plain ones: the cpu's accuracies" {
 	cutmix -e 2 -b 20 -o recipes.ts <unit.ts
 	for d in cpu cuda; do
