@@ -237,7 +237,7 @@ static void put_picture(FILE *fp, const struct image_file *f, const char *words)
 	fputs("\"/>\n</figure>\n", fp);
 }
 
-/* First the real images, that synthesis begins with or that it is compared with, and the noise that it begins with. */
+/* First what was there before: real images, that synthesis begins with or is compared with, and noise that it begins with. */
 static void put_pictures(const struct page *p)
 {
 	if (!p->o->npicture)

@@ -33,7 +33,7 @@ struct device_learner {
 	cudaEvent_t judged;     /* when it is there */
 	struct step_key key;    /* of whole batches, whose steps are two graphs, up to the loss and behind it: */
 	cudaGraphExec_t ahead, behind;
-	bool full;              /* no room for them */
+	bool full;              /* there was no room for them */
 	bool warm;              /* one such step has run: libraries have loaded what they need, which no capture bears */
 };
 

@@ -39,7 +39,7 @@ static void forget_graphs(struct device_learner *d)
 	if (d->behind)
 		cuda_check(cudaGraphExecDestroy(d->behind), "graph");
 	d->ahead = d->behind = NULL;
-	d->full = d->warm = false;
+	d->warm = false;
 }
 
 void cuda_learner_free(struct device_learner *d)
@@ -200,7 +200,7 @@ static void record(struct plan *p, struct device_learner *d, int n, const float 
 	}
 	if (!d->behind) {
 		forget_graphs(d);
-		d->full = d->warm = true;
+		d->full = true;
 	}
 }
 

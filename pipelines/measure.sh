@@ -28,7 +28,7 @@ usage_rest="\
             --hard-opts, --mix-opts, --soft-opts OPTIONS (of evaluate, cutmix, evaluate)
   device    --device cpu|cuda|auto (cpu), --gpus N,N,... (jobs of cuda are spread over these), --per-gpu N (1),
             --precision fp32|tf32|bf16 (fp32)
-  run       --jobs N (a core each), --threads N (all cores), --save-every N (iterations), --sshlogin HOST,HOST,...
+  run       --jobs N (a core each), --threads N (all cores), --save-every N (as many as take 10 s), --sshlogin HOST,HOST,...
             --seed N (0), -h, -V"
 
 # take_options "$@": $train, $test and $out, behind the options of all and, by own_option, the pipeline's own; it sets
@@ -233,8 +233,11 @@ views()
 # view_of_noise: what synthesis begins with, where it is noise; real images are those of the random set
 view_of_noise()
 {
-	[ "$from" != noise ] || step "$out/init.png" "picture of the initial noise" "$init" -- \
-		picture "$init" $((ipc < 20 ? ipc : 20))
+	if [ "$from" = noise ]; then
+		step "$out/init.png" "picture of the initial noise" "$init" -- picture "$init" $((ipc < 20 ? ipc : 20))
+	else
+		rm -f "$out/init.png" "$log"/init.png.*
+	fi
 }
 
 # Students differ by their seed alone. Their threads depend on no other, so that one that is missing is made as it was.

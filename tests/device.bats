@@ -182,6 +182,7 @@ fit()
 			"likeness -p pool.tar <train.ts" "synth-init -i 1 --from herding -p pool.tar <train.ts"; do
 			fails "device cuda (emulated 0): " env "$how" bash -c "exec ${words/ / --device cuda -o out }"
 		done
+		[ ! -e out ]
 	done
 }
 

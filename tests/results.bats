@@ -14,7 +14,7 @@ setup_file()
 	teacher='-b 512 --lr 0.02' student=convnet2-8-in soft_student=convnet2-8
 	hard_protocol='hard-dsa --steps 4' soft_protocol=soft mix='--steps 4 -b 5'
 	search_lr=0.1 search_iterations='2 3' search_alpha=2 search_ce='1 3' search_rate='1 3' search_protocol=
-	prior_opts='-N 2 --lr RATE' dm_nets=3
+	prior_opts='-N 2 --lr RATE' dm_nets=3 many=2
 	. "$PWD/extra"
 	END
 	: >extra
@@ -175,6 +175,14 @@ claim()
 	[ -z "$(claim decay --table cifar10)" ]
 }
 
+@test "class means by untrained networks, by weak ones and by many, in one table" {
+	echo "dm_opts='-N 2 --lr 1'" >extra
+	claim fresh sample 2>said
+	claim fresh --table sample >table
+	head -n 4 table | grep -q "untrained networks (DM) | weak pool, DM's settings | 2 networks of a quarter of an epoch"
+	grep -qE '^\| class means of the last features of a fresh batch( \| [0-9.]+ ± [0-9.]+){4} \|$' table
+}
+
 @test "soft labels are made once for all students" {
 	claim grid sample 2>said
 	[ "$(jq -r '.protocol.loss' rows/sample/grid-base-weak.json)" = kl ]
@@ -191,9 +199,11 @@ claim()
 	grep -qx synth_lr=0.1 searched
 	grep -qxE 'prior_ce=[13]' best
 	grep -qxE 'prior_rates=1:[13],10:2,50:10' best
-	grep -qxE 'prior_pools=1:weak,10:weak,50:(weak|middle) prior_batches=1:,10:,50:(256)? prior_rates=1:[0-9.]+,10:2,50:[12]0' best
+	ce=$(sed -n 's/^prior_ce=//p' best)
+	one=$(sed -n 's/^prior_rates=1:\([13]\),10:2,50:10$/\1/p' best)
+	grep -qxE "prior_pools=1:weak,10:weak,50:(weak|middle) prior_batches=1:,10:,50:(256)? prior_rates=1:$one,10:2,50:[12]0" best
 	grep -q -- '-N 2 --lr 3 ' rows/sample-val/rate-3.json
-	grep -q -- '-N 2 --lr 20 --real-batch 256 ' rows/sample-val/fifty-middle-60-256-20.json
+	grep -q -- "--ce $ce .* -N 2 --lr 20 --real-batch 256 " "rows/sample-val/fifty-middle-$ce-256-20.json"
 	jq -r '.made[]' rows/sample-val/search-0.1-2-1.json >made
 	grep -q '^tscut -i 0-:10 all.ts -o test.ts' made
 	run ! grep -q 'load-images.*$test' made
