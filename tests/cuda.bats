@@ -336,7 +336,7 @@ export -f fresh
 		steps=(--steps 12 -b 20)
 		[ $input = unit ] || steps=()
 		rm -f what
-		EMU_RAN=what evaluate -a convnet2-8 -t val.ts -r 2 --ema 0.9 "${steps[@]}" --json --device cuda <$input.ts >"$input-graphs"
+		EMU_RAN="what" evaluate -a convnet2-8 -t val.ts -r 2 --ema 0.9 "${steps[@]}" --json --device cuda <$input.ts >"$input-graphs"
 		# Of each student's 12 steps 8 are whole batches, all but the first of them graphs; DSA's optimiser is a fresh one half-way.
 		graphs=28
 		[ $input != unit ] || graphs=24
