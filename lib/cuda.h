@@ -86,8 +86,8 @@ void cuda_fetch(void *to, const void *from, size_t bytes);
 void cuda_wait(const char *what);
 /* What no later call would tell: that a kernel could not be started. */
 void cuda_launched(const char *what);
-/* What goes to the stream between the two, which keep others out, becomes a graph. NULL: the device has no room for one; the work is then done call
- * by call, to the same bytes. */
+/* What goes to the stream between the two, which keep other threads out, becomes a graph. NULL: the device has no room for
+ * one; the work is then done call by call, to the same bytes. */
 void cuda_capture(cudaStream_t s);
 cudaGraphExec_t cuda_captured(cudaStream_t s);
 /* Around what a second thread puts on gpu's stream, so that it is no part of a graph. */

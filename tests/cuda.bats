@@ -349,6 +349,25 @@ export -f fresh
 	done
 }
 
+@test "students: graphs are of one kind of labels, others are made when it changes" {
+	cutmix -e 4 -b 25 -o mixed.ts <unit.ts
+	cutmix -e 4 -b 25 --mix none -o plain.ts <unit.ts
+	"$python" - <<-'END'
+	import tstream
+	h, mixed = tstream.read("mixed.ts")
+	plain = tstream.read("plain.ts")[1]
+	w = tstream.Writer("both.ts", "recipes", h)
+	for f in mixed[:5] + plain[5:]:
+	    w.put(f)
+	w.finish()
+	END
+	EMU_RAN="what" evaluate -a convnet2-8 -t val.ts --json --device cuda <both.ts >graphs
+	# Of four steps each all but the first are two.
+	[ "$(awk '$2 == "graph" { n += $1 } END { print n }' what)" -eq 12 ]
+	EMU_GRAPHS=0 evaluate -a convnet2-8 -t val.ts --json --device cuda <both.ts |
+		diff <(grep -v seconds graphs) <(grep -v seconds)
+}
+
 @test "students on mixed labels and on plain ones: the cpu's accuracies" {
 	cutmix -e 2 -b 20 -o recipes.ts <unit.ts
 	for d in cpu cuda; do
