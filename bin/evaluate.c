@@ -54,8 +54,7 @@ struct run {
 	struct students st;
 	struct crew *crew;
 	struct imageview val;
-	const float *images;   /* their pixels as floats, */
-	struct replay *replay; /* and into batches: */
+	struct replay *replay; /* images into batches: */
 	/* Images: the set, a batch a worker. */
 	const struct imageset *set;
 	struct batch *batch;
@@ -228,7 +227,7 @@ static void prepare(struct run *u, int batch, long batches, long total)
 	if (!u->net)
 		die("%s", err);
 	*st = (struct students){
-		.cli = &o->cli, .pr = &u->pr, .val = imageview_source(&u->val), .batches = batches, .total = total
+		.cli = &o->cli, .pr = &u->pr, .val = imageview_dataset(&u->val), .batches = batches, .total = total
 	};
 	if (students_new(st, u->net, o->repeats, batch, err) < 0)
 		die("%s: %s", o->arch, err);
@@ -308,14 +307,13 @@ static void train_on_images(struct run *u, struct ts_reader *in)
 	long batches = (set.n + batch - 1) / batch;
 
 	u->set = &set;
-	u->images = eimageset_floats(&set, in->name);
 	prepare(u, batch, batches, u->pr.steps ? u->pr.steps : u->pr.epochs * batches);
 	struct students *st = &u->st;
 
 	u->batch = ecalloc(st->nworker, sizeof *u->batch);
 	for (int i = 0; i < st->nworker; i++)
 		u->batch[i] = batch_new(batch, set.nclass, false);
-	u->replay = replay_new(u->images, set.n, u->net->chw, batch, st->nworker);
+	u->replay = replay_new(imageset_dataset(&set), batch, st->nworker);
 	for (int i = 0; i < st->n; i++)
 		st->student[i].order = ecalloc(set.n, sizeof(int64_t));
 	u->crew = crew_start(st->nworker, st->n, st->total, step_on_images, u);
@@ -348,7 +346,7 @@ static void begin_recipes(struct run *u, const struct recipe_stream *s, bool lab
 	u->nslot = (int)MAX(2, MIN(MAX_SLOTS, SLOTS_BYTES / bytes));
 	for (int i = 0; i < u->nslot; i++)
 		u->slot[i] = batch_new((int)s->batch, s->set.nclass, labelled);
-	u->replay = replay_new(u->images, s->set.n, u->net->chw, (int)s->batch, u->nslot);
+	u->replay = replay_new(imageset_dataset(&s->set), (int)s->batch, u->nslot);
 	u->crew = crew_start(u->st.nworker, u->st.n, u->st.total, step_on_recipe, u);
 }
 
@@ -376,7 +374,6 @@ static void train_on_recipes(struct run *u, struct ts_reader *in)
 	const struct imageset *set = &s.set;
 	float *soft = ealigned((size_t)s.batch * set->nclass, sizeof *soft);
 
-	u->images = eimageset_floats(&s.set, s.r.name);
 	for (long step = 0; (got = recipe_stream_next(&s, &frame, &rec)) > 0; step++) {
 		labelled = soft_from_frame(frame, rec.n, set->nclass, soft, err);
 		if (labelled < 0) {
@@ -530,7 +527,7 @@ static void measure_pool(struct run *u)
 		die("%s", err);
 	struct result *res = ecalloc(n, sizeof *res);
 	struct workspace *ws = ws_new();
-	struct source val = imageview_source(&u->val);
+	struct dataset val = imageview_dataset(&u->val);
 
 	for (int i = 0; i < n; i++) {
 		const char *member = t[i].ck.member ? t[i].ck.member : "-";

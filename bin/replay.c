@@ -111,7 +111,7 @@ int main(int argc, char **argv)
 	const struct imageset *set = &s.set;
 	size_t chw = (size_t)set->c * set->h * set->w, most = MIN(s.batch, set->n);
 	int rows = (int)MAX((size_t)1, MIN(FRAME_PIXELS / chw, most));
-	const float *images = eimageset_floats(&s.set, s.r.name);
+	struct dataset images = imageset_dataset(set);
 	float *scratch = ealigned(most * chw, sizeof *scratch);
 	float *soft = ealigned(most * MAX(set->nclass, 1), sizeof *soft);
 
@@ -129,7 +129,7 @@ int main(int argc, char **argv)
 		b.epoch = val_get_int(frame, "epoch", 0);
 		b.number = val_get_int(frame, "batch", 0);
 		if (written < limit)
-			recipe_replay(&b.recipe, images, set->c, set->h, set->w, b.image, scratch);
+			recipe_replay(&b.recipe, &images, b.image, scratch);
 		for (int from = 0; from < b.recipe.n && written < limit; from += rows, written++) {
 			struct val *f = frame_of(set, &b, from, MIN(rows, b.recipe.n - from));
 

@@ -159,8 +159,7 @@ int main(int argc, char **argv)
 	struct pool pool = open_pool(&o, s.r.header, (int)s.batch);
 	int nclass = pool.committee.nclass;
 	struct val *header = header_of(s.r.header, &o);
-	const float *images = eimageset_floats(&s.set, s.r.name);
-	struct replay *replay = replay_new(images, set->n, (const int[]){ set->c, set->h, set->w }, (int)s.batch, 1);
+	struct replay *replay = replay_new(imageset_dataset(set), (int)s.batch, 1);
 	float *soft = ealigned((size_t)s.batch * nclass, sizeof *soft);
 	enum soft_form form = o.top ? SOFT_TOPK : o.u8 ? SOFT_U8 : SOFT_F16;
 	long total = (long)s.epochs * s.batches;

@@ -274,7 +274,7 @@ static void read_real(struct job *j, const struct val *header)
 		die("%s", err);
 	if (imageview_fit(&j->images, header, j->form.chw, false, err) < 0)
 		die("%s: %s", j->real, err);
-	j->fresh = fresh_new(imageview_source(&j->images), header_nclass(header), j->real_batch);
+	j->fresh = fresh_new(imageview_dataset(&j->images), header_nclass(header), j->real_batch);
 	j->opt.fresh = j->fresh;
 }
 

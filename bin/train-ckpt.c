@@ -214,7 +214,7 @@ static void fit_val(struct run *r, const struct val *header)
 /* NAN without -t. */
 static double accuracy(struct run *r)
 {
-	struct source val = imageview_source(&r->val);
+	struct dataset val = imageview_dataset(&r->val);
 	double share, loss;
 	char err[ERRLEN];
 
@@ -573,7 +573,7 @@ int main(int argc, char **argv)
 	if (imageview_read(&r.train, NULL, err) < 0 || (o.val && imageview_read(&r.val, o.val, err) < 0))
 		die("%s", err);
 	r.ws = ws_new();
-	r.course = course_new(&o.course, o.cli.seed, imageview_source(&r.train));
+	r.course = course_new(&o.course, o.cli.seed, imageview_dataset(&r.train));
 	if (o.pool)
 		fine_tune(&r);
 	else if (o.epochs)

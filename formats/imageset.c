@@ -177,7 +177,6 @@ void imageset_free(struct imageset *s)
 {
 	val_free(s->header);
 	spill_free(&s->pixels);
-	spill_free(&s->floats);
 	free(s->label);
 	*s = (struct imageset){ 0 };
 }
@@ -203,19 +202,16 @@ void imageset_get(const struct imageset *s, int64_t i, const struct norm *to, fl
 		}
 }
 
-const float *eimageset_floats(struct imageset *s, const char *name)
+static void get(const void *set, int64_t i, float *out)
 {
-	size_t each = (size_t)s->c * s->h * s->w, bytes;
-	char err[ERRLEN] = "too many images";
+	const struct imageset *s = set;
 
-	if (s->f32)
-		return s->f32;
-	if (mul_size(s->n, each * sizeof(float), &bytes) < 0 || spill_grow(&s->floats, bytes, err) < 0)
-		die("%s: %s", name, err);
-	#pragma omp parallel for
-	for (int64_t i = 0; i < s->n; i++)
-		imageset_get(s, i, &s->norm, (float *)s->floats.p + i * each);
-	return s->floats.p;
+	imageset_get(s, i, &s->norm, out);
+}
+
+struct dataset imageset_dataset(const struct imageset *s)
+{
+	return (struct dataset){ s->n, { s->c, s->h, s->w }, s->label, get, s, s->u8, s->f32, s->norm.mean, s->norm.std };
 }
 
 struct val *imageset_digest(const struct imageset *s)

@@ -7,6 +7,7 @@
 #ifndef IMAGESET_H
 #define IMAGESET_H
 
+#include "../lib/dataset.h"
 #include "../lib/spill.h"
 #include "header.h"
 #include "tstream.h"
@@ -16,7 +17,7 @@ struct imageset {
 	int64_t n;
 	int c, h, w, nclass;
 	struct norm norm;
-	struct spill pixels, floats; /* on disk where they are more than memory holds; floats: what eimageset_floats made */
+	struct spill pixels; /* on disk where they are more than memory holds */
 	uint8_t *u8;    /* (N,C,H,W), or NULL */
 	float *f32;     /* (N,C,H,W) in norm, or NULL; exactly one of the two, where pixels are */
 	int64_t *label; /* (N) in 0..nclass-1 */
@@ -30,9 +31,8 @@ void imageset_free(struct imageset *s);
 void imageset_get(const struct imageset *s, int64_t i, const struct norm *to, float *out);
 /* A string that two sets of other pixels or labels never share. */
 struct val *imageset_digest(const struct imageset *s);
-/* All of them as floats in their own normalisation: (N,C,H,W), the set's, once it is read. Dies, as of the stream `name`,
- * where there is no room for them. */
-const float *eimageset_floats(struct imageset *s, const char *name);
+/* All of them, in their own normalisation with their own labels, once the set is read. */
+struct dataset imageset_dataset(const struct imageset *s);
 
 /* Frame helpers: checked views into a frame's tensors; err names what is wrong ("labels: 3 for 4 images", …). */
 struct image_frame {

@@ -66,9 +66,9 @@ static void get(const void *view, int64_t i, float *out)
 	imageset_get(&v->set, i, &v->norm, out);
 }
 
-struct source imageview_source(const struct imageview *v)
+struct dataset imageview_dataset(const struct imageview *v)
 {
 	const struct imageset *s = &v->set;
 
-	return (struct source){ s->n, { s->c, s->h, s->w }, v->label, get, v, s->u8, v->norm.mean, v->norm.std };
+	return (struct dataset){ s->n, { s->c, s->h, s->w }, v->label, get, v, s->u8, NULL, v->norm.mean, v->norm.std };
 }

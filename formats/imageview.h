@@ -2,7 +2,6 @@
 #ifndef IMAGEVIEW_H
 #define IMAGEVIEW_H
 
-#include "../lib/source.h"
 #include "imageset.h"
 
 struct imageview {
@@ -19,6 +18,6 @@ void imageview_free(struct imageview *v);
 int imageview_fit(struct imageview *v, const struct val *header, const int chw[3], bool whole, char err[ERRLEN]);
 
 /* Valid while the view stays where it is; a later fit is seen through it. */
-struct source imageview_source(const struct imageview *v);
+struct dataset imageview_dataset(const struct imageview *v);
 
 #endif

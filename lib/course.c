@@ -61,7 +61,7 @@ double course_peak(enum optim_kind opt)
 	return opt == OPT_SGD ? 0.1 : 1e-3;
 }
 
-static size_t each(const struct source *s)
+static size_t each(const struct dataset *s)
 {
 	return (size_t)s->chw[0] * s->chw[1] * s->chw[2];
 }
@@ -92,7 +92,7 @@ static void shuffle(struct course *c, int epoch)
 
 static void fill_image(struct course *c, int64_t i)
 {
-	const struct source *s = &c->images;
+	const struct dataset *s = &c->images;
 	int64_t image = c->order[c->from + i];
 	float *in = c->scratch + i * each(s), *out = c->x[c->slot] + i * each(s);
 
@@ -163,7 +163,7 @@ static int take(struct course *c)
 	return c->n;
 }
 
-struct course *course_new(const struct course_opts *o, uint32_t seed, struct source images)
+struct course *course_new(const struct course_opts *o, uint32_t seed, struct dataset images)
 {
 	struct course *c = ecalloc(1, sizeof *c);
 
@@ -232,7 +232,7 @@ static void block_free(struct block *b)
 
 static void draw_block(struct course *c, const struct learner *l, int epoch, int64_t from, int k, struct block *b)
 {
-	const struct source *s = &c->images;
+	const struct dataset *s = &c->images;
 	int64_t first = from * c->batch, end = MIN((from + k) * c->batch, s->n), total = c->steps * c->epochs;
 	double start = now();
 
@@ -364,7 +364,7 @@ void course_recalibrate(struct course *c, struct trainer *t, struct weights *w)
 	}
 }
 
-int course_measure(const struct source *s, const struct net *net, const struct weights *w, struct workspace *ws,
+int course_measure(const struct dataset *s, const struct net *net, const struct weights *w, struct workspace *ws,
     double *accuracy, double *loss, char err[ERRLEN])
 {
 	int batch = MIN(250, s->n);

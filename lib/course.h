@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "source.h"
+#include "dataset.h"
 #include "train.h"
 
 /* What the command line says about training, with train-ckpt's defaults. */
@@ -52,7 +52,7 @@ extern const char *const course_opt_name[]; /* by enum optim_kind */
 struct course {
 	const struct course_opts *o;
 	uint32_t seed, member;  /* member: third word of every draw, 0 for a run of its own (rng(7)) */
-	struct source images;
+	struct dataset images;
 	int64_t steps;          /* an epoch */
 	int batch;              /* of a step, at most */
 	const char *who;        /* named in errors, and what progress counts; NULL: nobody */
@@ -76,7 +76,7 @@ struct course {
 };
 /* Before a trainer that took the course is freed. */
 void course_leave(struct course *c);
-struct course *course_new(const struct course_opts *o, uint32_t seed, struct source images);
+struct course *course_new(const struct course_opts *o, uint32_t seed, struct dataset images);
 void course_free(struct course *c);
 /* A schedule over so many epochs with that peak rate. */
 void course_plan(struct course *c, int epochs, double lr);
@@ -92,7 +92,7 @@ int course_epoch(struct course *c, struct trainer *t, struct learner *l, int epo
 void course_recalibrate(struct course *c, struct trainer *t, struct weights *w);
 
 /* Share of the images that the network gets right, mean cross-entropy. -1 and err, also where that is not finite. */
-int course_measure(const struct source *s, const struct net *net, const struct weights *w, struct workspace *ws,
+int course_measure(const struct dataset *s, const struct net *net, const struct weights *w, struct workspace *ws,
     double *accuracy, double *loss, char err[ERRLEN]);
 
 #endif

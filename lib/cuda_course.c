@@ -48,7 +48,7 @@ static struct draws draws_room(struct room *mem, size_t steps, size_t batch)
 		cuda_room(mem, steps * 2 * sizeof(double)) };
 }
 
-struct device_course *cuda_course_new(struct plan *p, const struct source *s)
+struct device_course *cuda_course_new(struct plan *p, const struct dataset *s)
 {
 	size_t each = (size_t)s->chw[0] * s->chw[1] * s->chw[2], batch = p->opts.batch;
 	struct device_course *c;

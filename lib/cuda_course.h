@@ -4,9 +4,9 @@
 
 #include "cuda.h"
 #include "optim.h"
-#include "source.h"
+#include "dataset.h"
 
-struct device_course *cuda_course_new(struct plan *p, const struct source *s);
+struct device_course *cuda_course_new(struct plan *p, const struct dataset *s);
 void cuda_course_free(struct device_course *c);
 int cuda_course_run(struct device_course *c, struct device_learner *d, struct optim *o, const struct course_step *step,
     int steps, double momentum, double *loss);

@@ -106,7 +106,7 @@ static int open_place(struct device_features *f, int i, const struct pool *pool,
 
 static void open_images(struct device_features *f)
 {
-	const struct source *from = &f->o->fresh->images;
+	const struct dataset *from = &f->o->fresh->images;
 	size_t rows = (size_t)f->most * f->per, each = image(f) * sizeof(float);
 
 	f->u8 = cuda_copy(&f->room, from->u8, from->n * image(f));

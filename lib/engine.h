@@ -52,7 +52,7 @@ struct device_learner;
 struct device_course;
 struct device_replay;
 struct recipe;
-struct source;
+struct dataset;
 struct learner;
 struct optim;
 struct target;
@@ -134,14 +134,14 @@ struct backend {
 	    struct optim *o, double lr, double momentum);
 	/* Whole steps on images that lie on the device as bytes, augmented, under the cross-entropy of their labels: a course
 	 * of batches of p's size at most. NULL from course_new: the set is not in bytes, or there is no room for it. */
-	struct device_course *(*course_new)(struct plan *p, const struct source *s);
+	struct device_course *(*course_new)(struct plan *p, const struct dataset *s);
 	void (*course_free)(struct device_course *c);
 	/* Steps in one call, and their losses; one that is not finite ends them. Returns how many were taken. */
 	int (*course_run)(struct device_course *c, struct device_learner *d, struct optim *o, const struct course_step *step,
 	    int steps, double momentum, double *loss);
-	/* replay.h's, on the device; NULL from replay_new: there is no room for the set. Batches lie on the device, where
-	 * forward passes take them as they take the host's. */
-	struct device_replay *(*replay_new)(const float *images, int64_t n, const int chw[3], int batch, int slots);
+	/* replay.h's, on the device; NULL from replay_new: the set is not whole in memory, or there is no room for it.
+	 * Batches lie on the device, where forward passes take them as they take the host's. */
+	struct device_replay *(*replay_new)(const struct dataset *images, int batch, int slots);
 	void (*replay_free)(struct device_replay *r);
 	const float *(*replay_run)(struct device_replay *r, const struct recipe *recipe, int slot);
 	const float *(*replay_dsa)(struct device_replay *r, const int64_t *index, const struct dsa *d, int n, int slot);

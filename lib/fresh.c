@@ -6,7 +6,7 @@
 #include "rng.h"
 #include "util.h"
 
-struct fresh *fresh_new(struct source images, int nclass, int per_class)
+struct fresh *fresh_new(struct dataset images, int nclass, int per_class)
 {
 	struct fresh *f = ecalloc(1, sizeof *f);
 	int64_t most = 1;

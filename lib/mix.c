@@ -1,5 +1,6 @@
 /* CutMix and MixUp, and the replay of a recipe. */
 #include "augment.h"
+#include "dataset.h"
 #include "times.h"
 
 #include <math.h>
@@ -70,8 +71,9 @@ void recipe_free(struct recipe *r)
 	*r = (struct recipe){ 0 };
 }
 
-void recipe_replay(const struct recipe *r, const float *images, int c, int h, int w, float *out, float *scratch)
+void recipe_replay(const struct recipe *r, const struct dataset *images, float *out, float *scratch)
 {
+	int c = images->chw[0], h = images->chw[1], w = images->chw[2];
 	size_t chw = (size_t)c * h * w;
 	float *views = r->mix.kind == MIX_NONE ? out : scratch, *swapped = views == out ? scratch : out; /* (n,C,H,W) */
 	double start = now();
@@ -80,7 +82,7 @@ void recipe_replay(const struct recipe *r, const float *images, int c, int h, in
 	{
 #pragma omp for schedule(static)
 		for (int i = 0; i < r->n; i++) {
-			const float *image = images + r->index[i] * chw;
+			const float *image = dataset_image(images, r->index[i], (r->swap ? views : swapped) + i * chw);
 
 			if (r->swap) {
 				view_apply(swapped + i * chw, image, c, h, w, &r->swap[i]);

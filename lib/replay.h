@@ -5,10 +5,11 @@
 #define REPLAY_H
 
 #include "augment.h"
+#include "dataset.h"
 
 struct replay;
-/* images (N,C,H,W) are borrowed; batches of at most `batch`. */
-struct replay *replay_new(const float *images, int64_t n, const int chw[3], int batch, int slots);
+/* What images has is borrowed; batches of at most `batch`. */
+struct replay *replay_new(struct dataset images, int batch, int slots);
 void replay_free(struct replay *r);
 /* The batch (n,C,H,W) of that slot: for plan_forward() and train_step() alone, since it may lie on the device. */
 const float *replay_run(struct replay *r, const struct recipe *recipe, int slot);

@@ -8,7 +8,7 @@
 #include "cli.h"
 #include "crew.h"
 #include "protocol.h"
-#include "source.h"
+#include "dataset.h"
 #include "train.h"
 
 struct batch {
@@ -43,7 +43,7 @@ struct students {
 	const struct cli *cli; /* its seed is the first student's; its log */
 	const struct protocol *pr;
 	const struct net *net;
-	struct source val;
+	struct dataset val;
 	int n, nworker;
 	struct student *student;
 	struct worker *worker;

@@ -238,7 +238,7 @@ static void augment_back(struct synth *s, const struct unit *u, float *dx)
 /* The class's images of this iteration, drawn and augmented as the unit's of this class are: s->seen. Their number. */
 static int see_real(struct synth *s, const struct unit *u, int i)
 {
-	const struct source *from = &s->o.fresh->images;
+	const struct dataset *from = &s->o.fresh->images;
 	int n = fresh_draw(s->o.fresh, s->o.seed, u->label[i], u->opt.step, s->real);
 	size_t per = (size_t)s->chw[0] * s->chw[1] * s->chw[2];
 

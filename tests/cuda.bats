@@ -369,19 +369,22 @@ export -f fresh
 }
 
 @test "students on mixed labels and on plain ones: the cpu's accuracies" {
+	tscut -i 0-9 -o bytes.ts train.ts
 	cutmix -e 2 -b 20 -o recipes.ts <unit.ts
+	cutmix -e 2 -b 20 -o bytes-recipes.ts <bytes.ts
 	for d in cpu cuda; do
-		for input in recipes.ts unit.ts; do
+		for input in recipes.ts bytes-recipes.ts unit.ts bytes.ts; do
 			steps=(--steps 6)
-			[ $input = unit.ts ] || steps=()	# recipes say it themselves
+			[[ $input != *recipes.ts ]] || steps=()	# they say it themselves
 			EMU_RAN="what-$d" evaluate -a convnet2-8 -t val.ts -r 2 "${steps[@]}" --device "$d" <$input
 		done | cut -f 1-3 >"said-$d"
 	done
-	[ "$(wc -l <said-cpu)" -eq 6 ]
+	[ "$(wc -l <said-cpu)" -eq 12 ]
 	cmp said-cpu said-cuda
-	ran what-cuda 6 ce_mixed
-	ran what-cuda 12 ce
-	ran what-cuda 12 dsa_forward
+	ran what-cuda 12 ce_mixed
+	ran what-cuda 24 ce
+	ran what-cuda 24 dsa_forward
+	ran what-cuda 14 pixels # bytes lie there as bytes: 2 batches of recipes, 6 of each student
 }
 
 # t_ops compares every operation, both ways, with a reference in double.

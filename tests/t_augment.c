@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../lib/augment.h"
+#include "../lib/dataset.h"
 #include "tap.h"
 
 #define FIXTURES "tests/fixtures/augment.bin"
@@ -382,7 +383,19 @@ static int64_t swapped(int64_t plane, int h, int w, int y, int x, int swap)
 	return (plane * h + y) * w + x;
 }
 
-/* Replay by its definition, pixel by pixel. */
+/* A set of bytes for test_replay(), and as floats. */
+static uint8_t byte[300];
+
+static void get_byte(const void *set, int64_t i, float *out)
+{
+	const struct dataset *s = set;
+	size_t plane = s->chw[1] * s->chw[2], each = s->chw[0] * plane;
+
+	for (size_t j = 0; j < each; j++)
+		out[j] = (s->u8[i * each + j] / 255.0f - s->mean[j / plane]) / s->std[j / plane];
+}
+
+/* Replay by its definition, pixel by pixel; of floats as they lie, and of bytes. */
 static void test_replay(void)
 {
 	enum { N = 5, n = 4, C = 2, H = 6, W = 5, CHW = C * H * W };
@@ -392,19 +405,26 @@ static void test_replay(void)
 	struct recipe r = { n, index, view, partner, { MIX_NONE, 0.25f, 1, 4, 2, 5 }, NULL };
 	struct rng rng = rng_at(1, RNG_RECIPE, 0, 0, 0);
 
-	fill(&rng, image, N * CHW);
+	static const float mean[C] = { 0.25f, 0.5f }, std[C] = { 0.5f, 0.125f };
+	struct dataset set = { .n = N, .chw = { C, H, W }, .get = get_byte, .set = &set, .u8 = byte, .mean = mean, .std = std };
+
+	for (int i = 0; i < N * CHW; i++)
+		byte[i] = rng_below(&rng, 256);
+	for (int i = 0; i < N; i++)
+		get_byte(&set, i, image + i * CHW);
 	for (int i = 0; i < n; i++) {
 		view[i] = VIEW_IDENTITY(H, W);
 		view[i].flip = i & 1;
 		swap[i] = swap_view(i, H, W);
 	}
-	for (int t = 0; t < 6; t++) {
-		enum mix_kind kind = t / 2;
+	for (int t = 0; t < 12; t++) {
+		enum mix_kind kind = t / 4;
 		double e = 0;
 
 		r.mix.kind = kind;
 		r.swap = t & 1 ? swap : NULL;
-		recipe_replay(&r, image, C, H, W, out, scratch);
+		set.f32 = t & 2 ? image : NULL;
+		recipe_replay(&r, &set, out, scratch);
 		for (int i = 0; i < n * CHW; i++) {
 			int b = i / CHW, k = i % CHW / (H * W), y = i % (H * W) / W, x = i % W, q = (int)partner[b];
 			float own = image[swapped(index[b] * C + k, H, W, y, b & 1 ? W - 1 - x : x, r.swap ? b : 0)];
@@ -414,7 +434,8 @@ static void test_replay(void)
 
 			e = fmax(e, fabsf(out[i] - want));
 		}
-		ok(e < 1e-6, "recipe_replay: mix %d, halves %s (%.1e)", kind, r.swap ? "change places" : "stay", e);
+		ok(e < 1e-6, "recipe_replay: %s, mix %d, halves %s (%.1e)", set.f32 ? "floats" : "bytes", kind,
+		    r.swap ? "change places" : "stay", e);
 	}
 }
 

@@ -21,7 +21,7 @@ static struct fresh *make_fresh(int per_class)
 		for (int j = 0; j < PIX; j++)
 			real_image[i][j] = rng_normal(&r);
 	}
-	return fresh_new((struct source){ .n = REAL, .chw = { C, S, S }, .label = real_label, .get = get_real }, K, per_class);
+	return fresh_new((struct dataset){ .n = REAL, .chw = { C, S, S }, .label = real_label, .get = get_real }, K, per_class);
 }
 
 /* As many real images as there are, so that what is drawn is known: all of the class. */

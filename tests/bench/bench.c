@@ -199,7 +199,7 @@ static struct course *make_course(struct bench *b)
 {
 	static const float mean[3] = { 0.5, 0.5, 0.5 }, std[3] = { 0.25, 0.25, 0.25 };
 	static const struct course_opts o = { .opt = OPT_SGD, .momentum = 0.9, .sched = "const" };
-	struct source s = { .n = (int64_t)b->w.batch * STEPS, .chw = { 3, b->w.side, b->w.side }, .get = get_nothing,
+	struct dataset s = { .n = (int64_t)b->w.batch * STEPS, .chw = { 3, b->w.side, b->w.side }, .get = get_nothing,
 		.mean = mean, .std = std };
 	int64_t *label = ecalloc(s.n, sizeof *label);
 	uint8_t *pixel = emalloc(STEPS * b->pixels);
@@ -225,7 +225,7 @@ static void make_replay(struct bench *b)
 
 	for (int i = 0; i < n; i++)
 		r.index[i] = r.partner[i] = i, r.view[i] = VIEW_IDENTITY(side, side);
-	b->replay = replay_new(b->x, n, (const int[]){ 3, side, side }, n, 1);
+	b->replay = replay_new((struct dataset){ .n = n, .chw = { 3, side, side }, .f32 = b->x }, n, 1);
 	b->seen = replay_run(b->replay, &r, 0);
 	recipe_free(&r);
 }
