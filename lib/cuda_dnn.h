@@ -9,13 +9,14 @@
  * chance is excluded, and what runs follows from the libraries' own prediction, never from a timing, whose noise would
  * decide the last bits of every result.
  *
- * What cuDNN could fuse and this does not, since its runtime-compiled engines accept these for some shapes only and
- * none of them reduces per image, which instance norm and class statistics need: scale, bias and ReLU as pointwise
- * operations (OPERATION_POINTWISE, RELU_FWD) on x before OPERATION_CONVOLUTION_FORWARD, and OPERATION_GEN_STATS on y
- * behind it (sum and sum of squares per channel, float, about 0); behind OPERATION_CONVOLUTION_BACKWARD_DATA, ReLU's
- * gradient (RELU_BWD) and OPERATION_BN_BWD_WEIGHTS (dgamma, dbeta, and the coefficients of dx); between the two,
- * OPERATION_BN_FINALIZE_STATISTICS. All are operations of one graph whose inner tensors are virtual
- * (TENSOR_IS_VIRTUAL), so that they would be further arguments of dnn_conv_op(). */
+ * Why convolutions are not fused with their neighbours. Asked for an H200, cuDNN 9.19 has these for bfloat16:
+ * - (scale, bias, ReLU,) convolution, GEN_STATS: one engine, compiled when it is needed, for sm_80 (mma, not wgmma). Its
+ *   code adds the sums of all blocks by RED.ADD.F32, in an order of chance, and no numerical note says so;
+ * - dgrad, ReLU's gradient, BN_BWD_WEIGHTS: no engine that can be built;
+ * - convolution, then scale, bias and ReLU, or dgrad, then ReLU's gradient: the first choices are for sm_80 as well.
+ * The sums are what a norm and a matched layer wait for; without them a fusion saves a pass over the maps and gives up
+ * the engines that cuDNN prefers for a plain convolution. So the rest are own kernels, behind each convolution. What cuDNN
+ * compiles for plain ones (depthwise) has no atomics. */
 #ifndef CUDA_DNN_H
 #define CUDA_DNN_H
 
