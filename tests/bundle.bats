@@ -194,3 +194,26 @@ object()
 	try env CUDA_HOME="$data/cuda"
 	[[ $stderr == "synth-step: device cuda: there is no libteddy_two.so.13: "* ]]
 }
+
+# Last: what the others have looked at is made anew.
+@test "with nvcc the backend is in it, and what tests/gpu runs; it finds nothing of this tree" {
+	nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
+	[ -x "$nvcc" ] || nvcc=$(command -v nvcc) || skip "no nvcc"
+	echo '#include <cudnn.h>' | "$nvcc" -E -x cu - >/dev/null 2>&1 || skip "no cuDNN beside nvcc"
+	mkdir whole
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u OMP_NUM_THREADS flock "$root/build" make -s -C "$root" bundle BUNDLE_INTO="$data/whole"
+	[ "$(stat -c %s whole/*.tar.xz)" -le $((15 * 1024 * 1024)) ]
+	tar xJf whole/*.tar.xz -C whole
+	whole=$data/whole/teddy-0.1-x86_64
+	run -1 grep -rlF "$root" "$whole"
+	objdump -p "$whole/lib/teddy-cuda.so" >said
+	[ "$(sed -n 's/^ *R\(UN\)*PATH *//p' said)" = "\$ORIGIN" ]
+	[ "$(grep -c 'NEEDED *\(libcudnn.so.9\|libcublasLt.so\)' said)" -eq 2 ]
+	# What asks for no device runs here.
+	env -i PATH="$whole/bin:/usr/bin:/bin" ./whole/*/tests/gpu --help >help
+	grep -q 'minutes' help
+	[ ! -e /dev/nvidia0 ] || skip "there is a GPU: tests/gpu runs it"
+	run -1 --separate-stderr env -i PATH="$whole/bin:/usr/bin:/bin" bnstats --device cuda -p pool.tar
+	[[ $stderr == "bnstats: device cuda: "* ]]
+	[ "$(wc -l <<<"$stderr")" -eq 1 ]
+}

@@ -59,6 +59,9 @@ setup()
 
 @test "kernels: a line each with bytes, time and rate" {
 	kernels=$root/build/emu/tests/bench/kernels
+	for kernel in $(grep -oE '^void gpu_[a-z_0-9]+\(cudaStream_t' "$root/kernels/gpu.h" | sed 's/^void //; s/(.*//'); do
+		grep -q "$kernel(" "$root/tests/bench/kernels.c"
+	done
 	"$kernels" -r 1 -m 1 -s 1,6,5,9 epilogue maxpool "optim adam" >said
 	[ "$(grep -c '1x6x5x9 .* us .* %$' said)" -eq 12 ]
 	[ "$(grep -c '^optim' said)" -eq 2 ]

@@ -13,7 +13,7 @@ setup()
 }
 
 @test "the backend compiles without a warning and links" {
-	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make --no-print-directory cuda >"$BATS_TEST_TMPDIR/made" 2>&1
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL flock build make --no-print-directory cuda >"$BATS_TEST_TMPDIR/made" 2>&1
 	run ! grep -i warning "$BATS_TEST_TMPDIR/made" build/cuda/kernels/*.ptxas
 	[ "$(nm -D --defined-only build/lib/teddy-cuda.so | grep -c ' teddy_device$')" -eq 1 ]
 	for arch in 80 90 100; do
@@ -37,7 +37,7 @@ setup()
 }
 
 @test "cuDNN has an engine for every convolution of every network, on a device that it is told of" {
-	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make --no-print-directory build/cuda/tests/tools/cudnn >"$BATS_TEST_TMPDIR/made" 2>&1
+	env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL flock build make --no-print-directory build/cuda/tests/tools/cudnn >"$BATS_TEST_TMPDIR/made" 2>&1
 	run -0 build/cuda/tests/tools/cudnn tests/fixtures/h200.json
 	[[ ${lines[0]} != *SKIP* ]] || skip "${lines[0]}"
 }

@@ -205,6 +205,7 @@ static void optimise(cudaStream_t s, const struct job *j, void *const *p, enum o
 RUN(sgd) { optimise(s, j, p, OPT_SGD, false); }
 RUN(adam_clamp) { optimise(s, j, p, OPT_ADAM, true); }
 RUN(adamw) { optimise(s, j, p, OPT_ADAMW, false); }
+RUN(average) { gpu_average(s, p[0], p[1], j->theta, 0.99, p[2]); }
 RUN(check) { gpu_check(s, p[1], 2, p[0], j->theta, NULL, 0); }
 RUN(take) { (void)j, gpu_take(s, p[0], p[1], 32, p[2]); }
 RUN(note) { (void)j, gpu_note(s, p[0], p[1], p[2], p[3], 20, 1, p[4]); }
@@ -235,7 +236,8 @@ static const struct kernel kernels[] = {
 	{ "mul", "MMG", mul, MAPS }, { "mul_back", "MGMMG", mul_back, MAPS }, { "drop", "MM0", drop, MAPS },
 	{ "filters", "hf", filters, FLAT }, { "filters_back", "ff", filters_back, FLAT },
 	{ "optim sgd", "2T2T-cT-0-0", sgd, FLAT }, { "optim adam clamp", "2T2T2TT-0-0TT", adam_clamp, FLAT },
-	{ "optim adamw", "2T2T2TT-0-0", adamw, FLAT }, { "check", "T0", check, FLAT },
+	{ "optim adamw", "2T2T2TT-0-0", adamw, FLAT }, { "average", "2TT0", average, FLAT },
+	{ "check", "T0", check, FLAT },
 	{ "view", "FF0", view, IMAGES }, { "view_back", "FF0", view_back, IMAGES },
 	{ "dsa rotate", "FF0-n", dsa, IMAGES }, { "dsa_back rotate", "FF0-n", dsa_back, IMAGES },
 	{ "dsa colour", "FF0-n", dsa, IMAGES }, { "dsa_back colour", "FF0-n", dsa_back, IMAGES },
