@@ -56,7 +56,7 @@ ours()
 # peer WORKLOAD VARIANT SECONDS: PyTorch's time into $work/peers, or why there is none
 peer()
 {
-	local w=${1%-bf16} device=cuda turn=30 answer median off log=$out/log/peer-$1.$2.txt
+	local w=${1%-bf16} device=cuda turn=30 answer median off most log=$out/log/peer-$1.$2.txt
 
 	w=${w%-tf32}
 	[ -z "$emulated" ] || device=cpu turn=2
@@ -74,8 +74,14 @@ peer()
 		awk '{ t[NR] = $1 } END { print t[int(NR / 2) + 1] }')
 	off=$(sed -n 's/^{"off": "\(.*\)"}$/\1/p' "$work/answer")
 	echo "$1 $2: $median s, off by $off"
-	# A peer that computes something else is none. bf16 has 8 bits, and gradients go through many roundings.
-	if ! awk -v off="$off" 'BEGIN { split(off, v, " "); exit !(off ~ /^[0-9]/ && v[1] < .2 && v[2] < .6) }'; then
+	# A peer that computes something else is none. bf16 has 8 bits, TF32 has 11, and gradients go through many roundings.
+	case $2 in
+	*bf16*) most=".2 .6" ;;
+	*tf32*) most=".02 .2" ;;
+	*) most="1e-3 .03" ;;
+	esac
+	if ! awk -v off="$off" -v most="$most" 'BEGIN { split(off, v, " "); split(most, m, " ")
+			exit !(off ~ /^[0-9]/ && v[1] < m[1] && v[2] < m[2]) }'; then
 		echo "$1 $2: not the same numbers"
 		return
 	fi
