@@ -87,9 +87,9 @@ struct recipe {
 	struct view *swap;   /* before the view: rolls as swap_view() has them; NULL: none in the whole batch */
 };
 void recipe_free(struct recipe *r);
+struct dataset;
 /* The one replay routine: out (n,C,H,W) = the batch, of the images that it names. scratch: (n,C,H,W), other memory than
  * out. Parallel over images; the bytes are the same at any number of threads. */
-struct dataset;
 void recipe_replay(const struct recipe *r, const struct dataset *images, float *out, float *scratch);
 
 #endif
