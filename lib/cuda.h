@@ -9,7 +9,6 @@
 #ifndef CUDA_H
 #define CUDA_H
 
-#include <setjmp.h>
 
 #include "../kernels/gpu.h"
 #include "cuda_dnn.h"
@@ -62,18 +61,18 @@ struct cuda {
 	struct room room;            /* all that it has */
 };
 
-/* The device itself, one a process. After an error of CUDA there is no way to go on: the process ends with one line, or,
- * where the caller has work to save, goes back to there with the line in `why`. */
+/* The device itself, one a process. */
 struct gpu {
 	cudaStream_t stream;
 	struct dnn *dnn;
 	char name[256];
-	jmp_buf *rescue; /* NULL: none */
-	char why[ERRLEN];
 };
 extern struct gpu gpu;
 int cuda_open(char text[ERRLEN]); /* what it is; -1: what is missing */
+/* After an error of CUDA there is no way to go on: the process ends with one line, whichever thread meets it first; or the
+ * thread goes back to where its work was tried. */
 __attribute__((format(printf, 1, 2))) _Noreturn void cuda_die(const char *fmt, ...);
+int cuda_try(void (*work)(void *), void *context, char err[ERRLEN]); /* work(context); -1: it died, err has the line */
 void cuda_check(cudaError_t e, const char *what);
 _Noreturn void cuda_no_memory(size_t bytes); /* so many more there are not; says what would fit */
 void *cuda_alloc(size_t bytes); /* zeroed; dies when there is no room */
@@ -86,10 +85,10 @@ void cuda_fetch(void *to, const void *from, size_t bytes);
 void cuda_wait(const char *what);
 /* What no later call would tell: that a kernel could not be started. */
 void cuda_launched(const char *what);
-/* What goes to the stream between the two, which keep other threads out, becomes a graph. NULL: the device has no room for
- * one; the work is then done call by call, to the same bytes. */
-void cuda_capture(cudaStream_t s);
-cudaGraphExec_t cuda_captured(cudaStream_t s);
+/* What work(context) puts on the stream, as a graph; other threads are kept out meanwhile. NULL: the device has no room for
+ * it, something is no part of a graph, which is said, or TEDDY_GRAPHS=0; the work is then done call by call, to the same
+ * bytes. */
+cudaGraphExec_t cuda_record(cudaStream_t s, void (*work)(void *), void *context);
 /* Around what a second thread puts on gpu's stream, so that it is no part of a graph. */
 void cuda_enter(void);
 void cuda_leave(void);

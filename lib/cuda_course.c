@@ -128,11 +128,16 @@ static void one_step(struct device_course *c, int n)
 	gpu_note(s, c->all.loss, c->at, c->ce, NULL, 0, 0, c->bad);
 }
 
+static void whole_step(void *course)
+{
+	struct device_course *c = course;
+
+	one_step(c, c->batch);
+}
+
 static void record(struct device_course *c)
 {
-	cuda_capture(gpu.stream);
-	one_step(c, c->batch);
-	c->graph = cuda_captured(gpu.stream);
+	c->graph = cuda_record(gpu.stream, whole_step, c);
 	c->full = !c->graph;
 }
 

@@ -1,26 +1,51 @@
 /* The CUDA backend's device: taking hold of it, its memory, and what is said when it fails. */
 #include <pthread.h>
+#include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cuda.h"
 
 struct gpu gpu;
 
+/* Where this thread's work is tried, and what it died of. */
+static _Thread_local jmp_buf *rescue;
+static _Thread_local char why[ERRLEN];
+
 void cuda_die(const char *fmt, ...)
 {
+	static atomic_flag dying = ATOMIC_FLAG_INIT;
 	char text[ERRLEN];
 	va_list ap;
 
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
-	if (!gpu.rescue)
-		die("%s", text);
-	memcpy(gpu.why, text, sizeof text);
-	longjmp(*gpu.rescue, 1);
+	if (rescue) {
+		memcpy(why, text, sizeof text);
+		longjmp(*rescue, 1);
+	}
+	while (atomic_flag_test_and_set(&dying)) /* another thread says it, and ends the process */
+		pause();
+	die("%s", text);
+}
+
+int cuda_try(void (*work)(void *), void *context, char err[ERRLEN])
+{
+	jmp_buf here, *outer = rescue;
+
+	if (setjmp(here) == 0) {
+		rescue = &here;
+		work(context);
+		rescue = outer;
+		return 0;
+	}
+	rescue = outer;
+	return fail(err, "%s", why);
 }
 
 void cuda_check(cudaError_t e, const char *what)
@@ -141,29 +166,62 @@ void cuda_leave(void)
 	pthread_mutex_unlock(&stream_taken);
 }
 
-void cuda_capture(cudaStream_t s)
+/* The graph of what work puts on the stream; NULL and err. */
+static cudaGraph_t capture(cudaStream_t s, void (*work)(void *), void *context, char err[ERRLEN])
 {
-	cuda_enter();
-	cuda_check(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), "graph");
-}
+	cudaError_t e = cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), refused;
+	cudaGraph_t graph = NULL;
 
-cudaGraphExec_t cuda_captured(cudaStream_t s)
-{
-	cudaGraphExec_t exec = NULL;
-	cudaGraph_t graph;
-	cudaError_t e;
-
-	cuda_launched("graph");
-	cuda_check(cudaStreamEndCapture(s, &graph), "graph");
-	cuda_leave();
-	e = cudaGraphInstantiate(&exec, graph, 0);
-	cuda_check(cudaGraphDestroy(graph), "graph");
-	if (e == cudaErrorMemoryAllocation) {
-		cudaGetLastError();
+	if (e == cudaSuccess && cuda_try(work, context, err) < 0) {
+		cudaStreamEndCapture(s, &graph);
 		return NULL;
 	}
-	cuda_check(e, "graph");
-	return exec;
+	if (e == cudaSuccess) {
+		refused = cudaGetLastError(); /* a kernel's */
+		e = cudaStreamEndCapture(s, &graph);
+		e = refused ? refused : e;
+	}
+	if (e == cudaSuccess)
+		return graph;
+	if (graph)
+		cudaGraphDestroy(graph);
+	fail(err, "%s", cudaGetErrorString(e));
+	return NULL;
+}
+
+/* Sent there now: at its first launch there would be no other way any more. */
+static cudaError_t make_graph(cudaGraphExec_t *exec, cudaGraph_t graph, cudaStream_t s)
+{
+	cudaError_t e = cudaGraphInstantiate(exec, graph, 0);
+
+	if (e == cudaSuccess && (e = cudaGraphUpload(*exec, s)) != cudaSuccess)
+		cudaGraphExecDestroy(*exec);
+	cudaGraphDestroy(graph);
+	return e;
+}
+
+cudaGraphExec_t cuda_record(cudaStream_t s, void (*work)(void *), void *context)
+{
+	static atomic_flag said = ATOMIC_FLAG_INIT;
+	const char *wanted = getenv("TEDDY_GRAPHS");
+	cudaGraphExec_t exec;
+	cudaGraph_t graph;
+	cudaError_t e = cudaSuccess;
+	char err[ERRLEN];
+
+	if (wanted && !strcmp(wanted, "0"))
+		return NULL;
+	cuda_launched("graph"); /* what went wrong before is not the graph's */
+	cuda_enter();
+	graph = capture(s, work, context, err);
+	cuda_leave();
+	if (graph && (e = make_graph(&exec, graph, s)) == cudaSuccess)
+		return exec;
+	cudaGetLastError();
+	cuda_check(cudaStreamSynchronize(s), "graph"); /* a device that is lost */
+	if (e != cudaErrorMemoryAllocation && !atomic_flag_test_and_set(&said))
+		warn("device cuda (%s): no graphs, single calls instead: %s", gpu.name, e ? cudaGetErrorString(e) : err);
+	return NULL;
 }
 
 bool cuda_spare(size_t bytes)

@@ -387,11 +387,21 @@ static struct recorded *remember(struct device_synth *s, const int *pick, int np
 	return r;
 }
 
+struct recording {
+	struct device_synth *s;
+	const struct recorded *r;
+};
+
+static void iterate_recorded(void *recording)
+{
+	const struct recording *of = recording;
+
+	iterate(of->s, of->r->pick, of->r->npick, of->r->n);
+}
+
 static void record(struct device_synth *s, struct recorded *r)
 {
-	cuda_capture(s->stream);
-	iterate(s, r->pick, r->npick, r->n);
-	r->graph = cuda_captured(s->stream);
+	r->graph = cuda_record(s->stream, iterate_recorded, &(struct recording){ s, r });
 	s->full = !r->graph;
 }
 
@@ -564,13 +574,24 @@ static int run(struct device_synth *s, struct unit *u, int k, struct synth_loss 
 	return verdict(u, bad, &loss[MIN(done, k - 1)], err);
 }
 
+struct attempt {
+	struct device_synth *s;
+	struct unit *u;
+	int k, rc;
+	struct synth_loss *loss;
+	char *err;
+};
+
+static void attempt(void *of)
+{
+	struct attempt *a = of;
+
+	a->rc = run(a->s, a->u, a->k, a->loss, a->err);
+}
+
 int cuda_synth_run(struct device_synth *s, struct unit *u, int k, struct synth_loss *loss, char err[ERRLEN])
 {
-	jmp_buf rescue;
-	int rc;
+	struct attempt a = { s, u, k, 0, loss, err };
 
-	gpu.rescue = &rescue;
-	rc = setjmp(rescue) ? fail(err, "%s", gpu.why) : run(s, u, k, loss, err);
-	gpu.rescue = NULL;
-	return rc;
+	return cuda_try(attempt, &a, err) < 0 ? -1 : a.rc;
 }

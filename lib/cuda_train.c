@@ -186,18 +186,38 @@ static void behind(struct plan *p, struct device_learner *d, int n, const struct
 	cuda_learner_move(p, d, n, d->dlogits, o, d->bad);
 }
 
+struct step {
+	struct plan *p;
+	struct device_learner *d;
+	int n;
+	const float *x;
+	const struct target *t;
+	const struct optim *o;
+};
+
+static void ahead_of(void *step)
+{
+	const struct step *s = step;
+
+	ahead(s->p, s->d, s->n, s->x, s->t);
+}
+
+static void behind_of(void *step)
+{
+	const struct step *s = step;
+
+	behind(s->p, s->d, s->n, s->o);
+}
+
 static void record(struct plan *p, struct device_learner *d, int n, const float *x, const struct target *t,
     const struct optim *o)
 {
+	struct step step = { p, d, n, x, t, o };
+
 	cuda_size(p, n);
-	cuda_capture(gpu.stream);
-	ahead(p, d, n, x, t);
-	d->ahead = cuda_captured(gpu.stream);
-	if (d->ahead) {
-		cuda_capture(gpu.stream);
-		behind(p, d, n, o);
-		d->behind = cuda_captured(gpu.stream);
-	}
+	d->ahead = cuda_record(gpu.stream, ahead_of, &step);
+	if (d->ahead)
+		d->behind = cuda_record(gpu.stream, behind_of, &step);
 	if (!d->behind) {
 		forget_graphs(d);
 		d->full = true;

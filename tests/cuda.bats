@@ -134,6 +134,32 @@ ran()
 	done
 	train-ckpt -a convnet2-8 -e 2 -b 30 --device cuda -o graphs.tar <train.ts
 	EMU_GRAPHS=0 train-ckpt -a convnet2-8 -e 2 -b 30 --device cuda <train.ts | cmp - graphs.tar
+	rm -f what
+	EMU_UPLOADS=1 EMU_RAN="what" step -N 6 --device cuda <unit.ts 2>said | cmp - graphs.ts
+	ran what 1 graph
+	TEDDY_GRAPHS=0 EMU_RAN="none" step -N 6 --device cuda <unit.ts 2>>said | cmp - graphs.ts
+	run -1 grep -w graph none
+	[ ! -s said ]
+}
+
+@test "what cannot be part of a graph goes call by call, to the same bytes, and is said in one line" {
+	cutmix -e 4 -b 20 -o recipes.ts <unit.ts
+	students() { evaluate -a convnet2-8 -t val.ts -r 2 --json --device cuda "$@" <recipes.ts | grep -v seconds; }
+	train() { train-ckpt -a convnet2-8 -e 2 -b 30 --device cuda "$@" <train.ts; }
+	step -N 6 --device cuda -o graphs.ts <unit.ts
+	students >graphs
+	train >graphs.tar
+	export EMU_RAN=what EMU_UNCAPTURED=conv_dgrad
+	step -N 6 --device cuda <unit.ts 2>said-step | cmp - graphs.ts
+	EMU_UNCAPTURED=conv_wgrad train 2>said-train | cmp - graphs.tar
+	EMU_UNCAPTURED=gemm_wgrad students 2>said-students | cmp - graphs
+	run -1 grep -w graph what
+	for said in said-*; do
+		[ "$(wc -l <"$said")" -eq 1 ]
+		grep -q ': device cuda (.*): no graphs, single calls instead: ' "$said"
+	done
+	# One of the lanes alone, with the others forked.
+	EMU_UNCAPTURED=conv_dgrad EMU_STREAMS=late EMU_ORDER=shuffle step -N 6 --device cuda <unit.ts 2>said-step | cmp - graphs.ts
 }
 
 @test "synthesis: tf32 and bf16 are near, and not the same" {

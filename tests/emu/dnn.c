@@ -1,5 +1,5 @@
 /* lib/cuda_dnn.h by plain loops on emulated memory, sums in double. EMU_LACKS=conv_dgrad (or several names): as of a
- * library that has no engine for it. */
+ * library that has no engine for it. EMU_UNCAPTURED=gemm_forward: as of one that cannot be part of a graph. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -291,6 +291,17 @@ static void run(void *context)
 	free(w);
 }
 
+/* Whether the stream captures, and this is said not to bear it: as an engine that takes memory when it runs. */
+static bool uncaptured(cudaStream_t s, const struct dnn_op *op)
+{
+	const char *names = getenv("EMU_UNCAPTURED");
+	enum cudaStreamCaptureStatus status;
+	void *memory;
+
+	return names && strstr(names, op->counted) && cudaStreamIsCapturing(s, &status) == cudaSuccess &&
+	    status != cudaStreamCaptureStatusNone && cudaMalloc(&memory, 1) != cudaSuccess;
+}
+
 int dnn_run(struct dnn *d, const struct dnn_op *op, void *out, const void *a, const void *b, char err[ERRLEN])
 {
 	static long mark;
@@ -300,6 +311,8 @@ int dnn_run(struct dnn *d, const struct dnn_op *op, void *out, const void *a, co
 		return fail(err, "%s: %d bytes of workspace, %zu are reserved", op->what, WORKSPACE, d->space.bytes);
 	if (((uintptr_t)out | (uintptr_t)a | (uintptr_t)b) % 16)
 		return fail(err, "%s: cuDNN: CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER", op->what);
+	if (uncaptured(d->stream, op))
+		return fail(err, "%s: cuDNN: CUDNN_STATUS_EXECUTION_FAILED", op->what);
 	emu_check_pointer(op->counted, 0, out);
 	emu_check_pointer(op->counted, 1, a);
 	emu_check_pointer(op->counted, 2, b);

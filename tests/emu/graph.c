@@ -197,6 +197,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 	return emu_error(cudaSuccess);
 }
 
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t s)
+{
+	if (!exec || (s && s->capture))
+		return emu_error(cudaErrorInvalidValue);
+	return emu_error(executable > emu_setting("EMU_UPLOADS", INT_MAX) ? cudaErrorMemoryAllocation : cudaSuccess);
+}
+
 static bool ready(const struct item *node, const struct clock *done)
 {
 	for (int i = 0; i < CAPTURED; i++)
@@ -251,12 +258,6 @@ static void replay(void *context)
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
 {
 	return emu_add(s, emu_item("graph", ITEM_CALL, replay, &exec, sizeof(exec)));
-}
-
-cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t s)
-{
-	(void)exec, (void)s;
-	return emu_error(cudaSuccess);
 }
 
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n)
