@@ -86,9 +86,9 @@ void gpu_bn_forward(cudaStream_t s, double *mean, double *var, float *scale, flo
 void gpu_bn_backward(cudaStream_t s, float *gain, float *a, float *b, float *dgamma, float *dbeta, const double *sdz,
     const double *sdzx, const double *var, const float *gamma, float eps, int n, int64_t per, int c);
 /* running_mean += momentum*(mean + at - running_mean), variance likewise with the unbiased one of `count` values; at (c): what
- * the mean was taken about, as running_mean counts it. momentum is read from the device. */
+ * the mean was taken about, as running_mean counts it. momentum is read from the device. Nothing where *bad. */
 void gpu_bn_running(cudaStream_t s, float *running_mean, float *running_var, const double *mean, const double *var,
-    const float *at, const float *momentum, int64_t count, int c);
+    const float *at, const float *momentum, int64_t count, int c, const int *bad);
 /* Instance norm: all (n,cp) but gamma, beta (cp); sums about 0. y = x*scale + shift; center: the mean. */
 void gpu_in_forward(cudaStream_t s, float *scale, float *shift, float *center, const double *sum, const double *sumsq,
     const float *gamma, const float *beta, float eps, int n, int64_t per, int c);
@@ -224,9 +224,11 @@ void gpu_check(cudaStream_t s, int *bad, int mask, const float *x, size_t count,
 /* step.cu: what a graph that is launched again and again reads and writes at its own count. */
 /* to = from[*at], records of `bytes`, a multiple of 4. */
 void gpu_take(cudaStream_t s, void *to, const void *from, size_t bytes, const int *at);
-/* loss[2 * *at] = *ce, loss[2 * *at + 1] = sum of bn[0..nbn) * share; then, unless *bad, ++*at. */
+/* loss[2 * *at] = *ce, loss[2 * *at + 1] = sum of bn[0..nbn) * share; then, unless *bad, ++*at. Once *bad, whose bit
+ * GPU_NOTED says that this was the first such time, nothing is written any more. */
+enum { GPU_NOTED = 1 << 30 };
 void gpu_note(cudaStream_t s, double *loss, int *at, const double *ce, const double *bn, int nbn, double share,
-    const int *bad);
+    int *bad);
 
 /* augment.cu, dsa.cu: lib/augment.h's views, (N,C,H,W) float. each: a draw for each image; else one for all of them. index (n): which
  * image of `in` stands at each place, NULL: its own. in and out differ. */

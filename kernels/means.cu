@@ -1,6 +1,7 @@
 /* Features by class: their means and deviations, and the distance of some from others' (lib/match.h's match_features()).
  *
- * A block is one class by 32 features, a lane each; every warp takes its share of the rows, 128 bytes of one at a time.
+ * A block is 32 features, of which there may be millions, of one class, a lane each; every warp takes its share of the
+ * rows, 128 bytes of one at a time.
  * Sums go row by row in double, then warp by warp: one order. Traffic: means 4 bytes a row and feature, 8 with deviations
  * (the second time mostly from the cache); matching 8 and 12.
  */
@@ -19,7 +20,7 @@ struct rows { /* the warp's of its block's class, in the lane's feature */
 
 __device__ static inline struct rows rows_of(const float *x, const int *order, const struct gpu_group &g, int f)
 {
-	int j = blockIdx.y * FEATURES + threadIdx.x % 32;
+	int j = blockIdx.x * FEATURES + threadIdx.x % 32;
 
 	return { x + j, order, g.first, g.n, f, j < f };
 }
@@ -56,10 +57,10 @@ __device__ static double deviation_of(const struct rows &r, double mean, sums &r
 static __global__ void class_means(float *mean, float *deviation, const float *x, const struct gpu_group *group, int f)
 {
 	__shared__ sums room;
-	struct gpu_group g = group[blockIdx.x];
+	struct gpu_group g = group[blockIdx.y];
 	struct rows r = rows_of(x, NULL, g, f);
 	bool writes = threadIdx.x < 32 && r.some;
-	size_t at = (size_t)blockIdx.x * f + blockIdx.y * FEATURES + threadIdx.x % 32;
+	size_t at = (size_t)blockIdx.y * f + blockIdx.x * FEATURES + threadIdx.x % 32;
 
 	if (!g.n)
 		return;
@@ -79,10 +80,10 @@ static __global__ void match_means(double *value, float *dx, const float *x, con
     const float *mu, const float *sigma, int f, double w, double scale)
 {
 	__shared__ sums room;
-	struct gpu_group g = group[blockIdx.x];
+	struct gpu_group g = group[blockIdx.y];
 	struct rows r = rows_of(x, order, g, f);
-	int j = blockIdx.y * FEATURES + threadIdx.x % 32;
-	size_t at = (size_t)blockIdx.x * f + j;
+	int j = blockIdx.x * FEATURES + threadIdx.x % 32;
+	size_t at = (size_t)blockIdx.y * f + j;
 	double loss = 0;
 
 	if (g.n) {
@@ -100,7 +101,7 @@ static __global__ void match_means(double *value, float *dx, const float *x, con
 	}
 	loss = warp_sum(loss); /* every warp has the same */
 	if (threadIdx.x == 0)
-		value[blockIdx.x * gridDim.y + blockIdx.y] = loss;
+		value[blockIdx.y * gridDim.x + blockIdx.x] = loss;
 }
 
 int gpu_match_means_values(int classes, int f)
@@ -111,12 +112,12 @@ int gpu_match_means_values(int classes, int f)
 void gpu_class_means(cudaStream_t s, float *mean, float *deviation, const float *x, const struct gpu_group *group,
     int classes, int f)
 {
-	LAUNCH(class_means, dim3(classes, (f + FEATURES - 1) / FEATURES), WARPS * 32, s, mean, deviation, x, group, f);
+	LAUNCH(class_means, dim3((f + FEATURES - 1) / FEATURES, classes), WARPS * 32, s, mean, deviation, x, group, f);
 }
 
 void gpu_match_means(cudaStream_t s, double *value, float *dx, const float *x, const struct gpu_group *group,
     const int *order, const float *mu, const float *sigma, int classes, int f, double w, double scale)
 {
-	LAUNCH(match_means, dim3(classes, (f + FEATURES - 1) / FEATURES), WARPS * 32, s, value, dx, x, group, order, mu, sigma,
+	LAUNCH(match_means, dim3((f + FEATURES - 1) / FEATURES, classes), WARPS * 32, s, value, dx, x, group, order, mu, sigma,
 	    f, w, scale);
 }

@@ -125,13 +125,13 @@ void gpu_bn_backward(cudaStream_t s, float *gain, float *a, float *b, float *dga
 
 enum { FEW = 128 }; /* threads a block where each has one channel */
 
-/* running += momentum*(batch - running). Traffic: 36 bytes a channel. */
+/* running += momentum*(batch - running), unless the step is a bad one. Traffic: 36 bytes a channel. */
 static __global__ void __launch_bounds__(FEW) bn_running(float *running_mean, float *running_var, const double *mean,
-    const double *var, const float *at, const float *momentum, int64_t count, int c)
+    const double *var, const float *at, const float *momentum, int64_t count, int c, const int *bad)
 {
 	int j = blockIdx.x * FEW + threadIdx.x;
 
-	if (j >= c || count < 2) /* one value has no variance */
+	if (j >= c || count < 2 || *bad) /* one value has no variance */
 		return;
 	double unbiased = var[j] * (count / (count - 1.0));
 	running_mean[j] += *momentum * (mean[j] + at[j] - running_mean[j]);
@@ -139,9 +139,9 @@ static __global__ void __launch_bounds__(FEW) bn_running(float *running_mean, fl
 }
 
 void gpu_bn_running(cudaStream_t s, float *running_mean, float *running_var, const double *mean, const double *var,
-    const float *at, const float *momentum, int64_t count, int c)
+    const float *at, const float *momentum, int64_t count, int c, const int *bad)
 {
-	LAUNCH(bn_running, (c + FEW - 1) / FEW, FEW, s, running_mean, running_var, mean, var, at, momentum, count, c);
+	LAUNCH(bn_running, (c + FEW - 1) / FEW, FEW, s, running_mean, running_var, mean, var, at, momentum, count, c, bad);
 }
 
 /* One image and channel of per values: mean = sum/per, var = sumsq/per - mean^2. */

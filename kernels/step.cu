@@ -8,7 +8,7 @@ static __global__ void take(uint32_t *to, const uint32_t *from, int words, const
 		to[i] = from[(size_t)*at * words + i];
 }
 
-static __global__ void note(double *loss, int *at, const double *ce, const double *bn, int nbn, double share, const int *bad)
+static __global__ void note(double *loss, int *at, const double *ce, const double *bn, int nbn, double share, int *bad)
 {
 	__shared__ double room[32];
 	double sum = 0;
@@ -16,11 +16,13 @@ static __global__ void note(double *loss, int *at, const double *ce, const doubl
 	for (int i = threadIdx.x; i < nbn; i += blockDim.x)
 		sum += bn[i];
 	sum = block_sum(sum, room);
-	if (threadIdx.x)
+	if (threadIdx.x || (*bad & GPU_NOTED))
 		return;
 	loss[2 * *at] = *ce;
 	loss[2 * *at + 1] = sum * share;
-	if (!*bad)
+	if (*bad)
+		*bad |= GPU_NOTED;
+	else
 		++*at;
 }
 
@@ -30,7 +32,7 @@ void gpu_take(cudaStream_t s, void *to, const void *from, size_t bytes, const in
 }
 
 void gpu_note(cudaStream_t s, double *loss, int *at, const double *ce, const double *bn, int nbn, double share,
-    const int *bad)
+    int *bad)
 {
 	LAUNCH(note, 1, 128, s, loss, at, ce, bn, nbn, share, bad);
 }

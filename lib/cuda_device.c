@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cuda.h"
+#include "device.h"
 
 struct gpu gpu;
 
@@ -259,7 +260,7 @@ int cuda_open(char text[ERRLEN])
 	enum { OLDEST = 80 }; /* compute capability that the kernels are compiled for, at least */
 	struct cudaDeviceProp prop;
 	int count = 0, driver = 0, runtime = 0;
-	char err[ERRLEN];
+	char err[ERRLEN], compiler[32];
 	cudaError_t e;
 
 	if (gpu.dnn)
@@ -284,6 +285,9 @@ int cuda_open(char text[ERRLEN])
 		return fail(text, "device cuda (%s): %s", prop.name, cudaGetErrorString(e));
 	if ((e = gpu_kernels_fit()) != cudaSuccess)
 		return fail(text, "device cuda (%s): no kernels for it in this build: %s", prop.name, cudaGetErrorString(e));
+	/* cuDNN compiles some engines, with this if there is one: where it lies must not decide which engine runs. */
+	snprintf(compiler, sizeof compiler, "libnvrtc.so.%d", CUDART_VERSION / 1000);
+	open_cuda_library(compiler);
 	if (!(gpu.dnn = dnn_new(gpu.stream, err)))
 		return fail(text, "device cuda (%s): %s", prop.name, err);
 	snprintf(text, ERRLEN, "device cuda: %s, %s, capability %d.%d; driver for CUDA %d.%d, run time %d.%d, %s", prop.name,

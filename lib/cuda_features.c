@@ -3,6 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* As in cuda_synth.c. */
+#pragma weak synth_matched
+#pragma weak synth_pick
+#pragma weak fresh_draw
+
 /* Pixels of the real images in a forward pass, unless a class alone has more: 512 images of 64x64. */
 enum { TOGETHER = 1 << 21 };
 

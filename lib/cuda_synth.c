@@ -9,6 +9,11 @@
 #include "cuda_features.h"
 #include "cuda_synth.h"
 
+/* Of the programs that open the backend only synth-step has these: weak, so that ld.so may look for all names at once. */
+#pragma weak synth_matched
+#pragma weak synth_pick
+#pragma weak synth_draw
+
 enum {
 	GRAPHS = 256, /* four of ten teachers, the paper's most, are 210 sets */
 	LANES = 4

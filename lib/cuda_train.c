@@ -75,7 +75,7 @@ void cuda_learner_load(struct plan *p, struct device_learner *d)
 }
 
 /* The batch's statistics are about the running mean as it was in this pass. */
-static void move_statistics(struct plan *p, struct device_learner *d, int n)
+static void move_statistics(struct plan *p, struct device_learner *d, int n, const int *bad)
 {
 	for (int i = 0; i < p->nstage; i++) {
 		const struct stage *s = &p->stage[i];
@@ -85,7 +85,8 @@ static void move_statistics(struct plan *p, struct device_learner *d, int n)
 		const struct node *v = &p->net->node[s->norm];
 		float *mean = d->buffer + p->net->param[v->param[P_MEAN]].offset;
 		float *var = d->buffer + p->net->param[v->param[P_VAR]].offset;
-		gpu_bn_running(gpu.stream, mean, var, e->mean, e->var, mean, d->momentum, (int64_t)n * e->h * e->w, e->c);
+		gpu_bn_running(gpu.stream, mean, var, e->mean, e->var, mean, d->momentum, (int64_t)n * e->h * e->w, e->c,
+		    bad);
 	}
 }
 
@@ -98,7 +99,7 @@ void cuda_learner_move(struct plan *p, struct device_learner *d, int n, const fl
     const int *bad)
 {
 	cuda_run_backward(p, n, dlogits, NULL, d->dtheta);
-	move_statistics(p, d, n);
+	move_statistics(p, d, n, bad);
 	gpu_optim_step(gpu.stream, (struct gpu_optim){ .kind = o->kind, .nesterov = o->nesterov, .momentum = o->momentum,
 		.beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .weight_decay = o->weight_decay, .n = d->ntheta / sizeof(float),
 		.theta = d->theta, .m = d->m, .v = d->v, .grad = d->dtheta, .decay = d->decay, .step = d->step, .bad = bad });

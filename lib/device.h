@@ -26,5 +26,7 @@ struct device {
 /* dlopen() of that object with what it needs of NVIDIA's, which may lie where ld.so does not look: in the folder of a
  * toolkit, or of Python's packages. NULL and err: which library is missing. */
 void *open_cuda_object(const char *path, char err[ERRLEN]);
+/* Opens a library of NVIDIA's that others open by name when they need it, from the same places; false: there is none. */
+bool open_cuda_library(const char *name);
 
 #endif

@@ -119,3 +119,10 @@ void *open_cuda_object(const char *path, char err[ERRLEN])
 {
 	return open_object(path, DEEPEST, err);
 }
+
+bool open_cuda_library(const char *name)
+{
+	struct wanted w = { .name = name, .depth = DEEPEST };
+
+	return dlopen(name, RTLD_LAZY | RTLD_LOCAL) || load(&w);
+}

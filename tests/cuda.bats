@@ -444,3 +444,23 @@ export -f fresh
 		[ -z "$(comm -12 ours theirs)" ]
 	done
 }
+
+@test "ld.so may look for all names at once" {
+	for words in "bnstats -p none" "softlabel -p none" "evaluate -p none -t none" "train-ckpt -a convnet1 -e 1" "likeness -p none" \
+		"synth-init -i 1 --from herding -p none"; do
+		LD_BIND_NOW=1 run -1 --separate-stderr bash -c "$words --device cuda </dev/null"
+		[[ $stderr != *"device cuda"* ]]
+	done
+}
+
+@test "what cuDNN compiles with is opened where NVIDIA's libraries lie" {
+	mkdir -p toolkit/lib64
+	echo '#include <stdio.h>
+		__attribute__((constructor)) static void opened(void) { fclose(fopen("opened", "w")); }' |
+		gcc -shared -fPIC -x c -o toolkit/lib64/libnvrtc.so.13 -
+	LD_LIBRARY_PATH=$PWD/toolkit/lib64 bnstats --device cuda -p pool.tar -o /dev/null <train.ts
+	rm opened
+	if /sbin/ldconfig -p | grep -q libnvrtc.so.13; then skip "ld.so knows another one"; fi
+	CUDA_HOME=$PWD/toolkit bnstats --device cuda -p pool.tar -o /dev/null <train.ts
+	rm opened
+}

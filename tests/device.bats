@@ -179,10 +179,15 @@ fit()
 	for how in EMU_LOSE=6 EMU_MEMORY=100000; do
 		for words in "bnstats -p pool.tar --classwise <train.ts" "softlabel -p pool.tar <mixed.ts" \
 			"evaluate -a convnet1-8 -t train.ts --steps 2 <init.ts" "evaluate -p pool.tar -t train.ts" \
+			"evaluate -a convnet1-8 -t train.ts <mixed.ts" "evaluate -a convnet1-8 -t train.ts -r 3 <mixed.ts" \
 			"likeness -p pool.tar <train.ts" "synth-init -i 1 --from herding -p pool.tar <train.ts"; do
 			fails "device cuda (emulated 0): " env "$how" bash -c "exec ${words/ / --device cuda -o out }"
 		done
 		[ ! -e out ]
+	done
+	# Later, when one thread replays recipes and others train: whoever meets it, one of them says it.
+	for ((at = 20; at < 400; at += 7)); do
+		fails "device cuda (emulated 0): " env EMU_LOSE=$at evaluate -a convnet1-8 -t train.ts -r 3 --device cuda -o out <mixed.ts
 	done
 }
 

@@ -158,7 +158,9 @@ static void test_bn(int n, int c, int per)
 	float *gain = fetch(dgain, cp), *a = fetch(da, cp), *b = fetch(db, cp), *dg = fetch(ddg, c), *dbeta = fetch(ddb, c);
 
 	float momentum = 0.3f, *dmomentum = there(&momentum, 1), *dmean = there(p.beta, cp), *dvar = there(p.var0, cp);
-	gpu_bn_running(0, dmean, dvar, mean, var, ref, dmomentum, (int64_t)n * per, c);
+	int zero = 0, one = 1, *good = on_device(&zero, sizeof zero), *bad = on_device(&one, sizeof one);
+	gpu_bn_running(0, dmean, dvar, mean, var, ref, dmomentum, (int64_t)n * per, c, good);
+	gpu_bn_running(0, dmean, dvar, mean, var, ref, dmomentum, (int64_t)n * per, c, bad);
 	float *rmean = fetch(dmean, cp), *rvar = fetch(dvar, cp);
 
 	double forward = 0, backward = 0, affine = 0, running = 0, stats = 0;
@@ -186,11 +188,11 @@ static void test_bn(int n, int c, int per)
 	ok(running < 1e-6, "and running statistics (error %.2g)", running);
 	ok(padding_zero(scale, 1, c, cp) && padding_zero(shift, 1, c, cp) && padding_zero(center, 1, c, cp) &&
 	    padding_zero(gain, 1, c, cp) && padding_zero(a, 1, c, cp) && padding_zero(b, 1, c, cp), "zeros beyond C");
-	ok(gpu_launches("bn_forward") == 1 && gpu_launches("bn_backward") == 1 && gpu_launches("bn_running") == 1 &&
-	    gpu_launches(NULL) == 3, "and what was launched");
+	ok(gpu_launches("bn_forward") == 1 && gpu_launches("bn_backward") == 1 && gpu_launches("bn_running") == 2 &&
+	    gpu_launches(NULL) == 4, "and what was launched");
 	free(scale), free(shift), free(center), free(gain), free(a), free(b), free(dg), free(dbeta), free(rmean), free(rvar);
 	cudaFree(sum), cudaFree(sumsq), cudaFree(mean), cudaFree(var), cudaFree(gamma), cudaFree(beta), cudaFree(ref);
-	cudaFree(sdz), cudaFree(sdzx), cudaFree(dmomentum);
+	cudaFree(sdz), cudaFree(sdzx), cudaFree(dmomentum), cudaFree(good), cudaFree(bad);
 	problem_free(&p);
 }
 

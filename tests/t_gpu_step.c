@@ -44,7 +44,7 @@ static void test_note(int parts)
 	from_device(got, loss, sizeof got);
 	from_device(&at, count, sizeof at);
 	ok(got[0] == ce && fabs(got[1] - 0.5 * want) <= 1e-12 * want, "%d parts: %g, %g", parts, got[0], got[1]);
-	ok(at == 1 && got[2] == ce && fabs(got[3] - 4 * want) <= 1e-12 * want, "%d parts: where it is bad it stays", parts);
+	ok(at == 1 && got[2] == ce && fabs(got[3] - 2 * want) <= 1e-12 * want, "%d parts: where it first was bad it stays", parts);
 	ok(got[4] == 0 && got[5] == 0, "%d parts: nothing beyond", parts);
 	void *all[] = { parts_at, loss, ce_at, count, good, bad };
 	for (size_t i = 0; i < LEN(all); i++)

@@ -134,7 +134,7 @@ RUN(bn_backward)
 {
 	gpu_bn_backward(s, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], 1e-5f, j->m.n, PER(j), j->m.c);
 }
-RUN(bn_running) { gpu_bn_running(s, p[0], p[1], p[2], p[3], p[4], p[5], j->m.n * PER(j), j->m.c); }
+RUN(bn_running) { gpu_bn_running(s, p[0], p[1], p[2], p[3], p[4], p[5], j->m.n * PER(j), j->m.c, p[6]); }
 RUN(in_forward) { gpu_in_forward(s, p[0], p[1], p[2], p[3], p[4], p[5], p[6], 1e-5f, j->m.n, PER(j), j->m.c); }
 RUN(in_backward)
 {
@@ -244,7 +244,7 @@ static const struct kernel kernels[] = {
 	{ "mix", "FFl0", mix, IMAGES }, { "pixels", "FUlcc", pixels, IMAGES }, { "add", "2FF", add, IMAGES },
 	/* Small: a launch's time is what counts. */
 	{ "bn_forward", "vvcccddccc", bn_forward, FLAT }, { "bn_backward", "cccccddvc", bn_backward, FLAT },
-	{ "bn_running", "2c2cvvc0", bn_running, FLAT }, { "bn_frozen", "ccccccc", bn_frozen, FLAT },
+	{ "bn_running", "2c2cvvc00", bn_running, FLAT }, { "bn_frozen", "ccccccc", bn_frozen, FLAT },
 	{ "in_forward", "nnnddcc", in_forward, FLAT }, { "in_backward", "nnnccddddnc", in_backward, FLAT },
 	{ "ce", "0lLLl", ce, FLAT }, { "ce_mixed", "0lLLll0", ce_mixed, FLAT }, { "kl", "0lLLL", kl, FLAT },
 	{ "ensemble of 2", "0lLLLLl", ensemble, FLAT }, { "match of 20", "0glllxxyy-zc", match, FLAT },
