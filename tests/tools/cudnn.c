@@ -6,6 +6,7 @@
 
 #include "../../lib/cuda.h"
 #include "../../lib/cuda_op.h"
+#include "../dnn_shapes.h"
 #include "../tap.h"
 
 static cudnnBackendDescriptor_t device, plan;
@@ -165,6 +166,27 @@ static void test_groups(void)
 	}
 }
 
+/* t_gpu_dnn's, so that what it will run is known to have an engine; and what may have none, to be said so. */
+static void test_small(void)
+{
+	for (size_t i = 0; i < LEN(dnn_shapes); i++) {
+		int without = 0, wrong = 0;
+		char err[ERRLEN] = "";
+
+		for (enum dnn_way way = DNN_FORWARD; way <= DNN_WGRAD; way++)
+			for (enum dnn_math math = DNN_F32; math <= DNN_BF16; math++) {
+				struct dnn nobody = { 0 };
+				struct dnn_op *op = dnn_conv_op(&nobody, dnn_shapes[i], way, math, err);
+
+				without += !op;
+				wrong += !op && !strstr(err, "no engine");
+				dnn_op_free(op);
+			}
+		ok(wrong == 0 && (without == 0 || dnn_shape_is_odd(dnn_shapes[i])), "small shape %zu: %d of 9 have no engine%s%s", i,
+		    without, without ? ": " : "", err);
+	}
+}
+
 /* What has none: an output that does not fit is a mistake, and not said to be the library's lack. */
 static void test_mistake(void)
 {
@@ -219,6 +241,7 @@ int main(int argc, char *argv[])
 	}
 	test_network("convnet3", 28, 256);
 	test_groups();
+	test_small();
 	test_mistake();
 	test_unbuilt();
 	return tap_end();
