@@ -38,6 +38,11 @@ setup()
 	END
 }
 
+@test "where it cannot be built that is said, and no failure" {
+	run -0 env -u TEDDY_CUDA CC=/bin/false "$root/tests/gpu" --small --only build
+	grep -Eq '^build\s+skipped\s.*(no <archive.h>|no nvcc)' gpu-out/log/steps.tsv
+}
+
 @test "a part that ran elsewhere is found" {
 	synth-init -i 1 --unit 10 -o init.ts < <(load-images -n 1 "$root/pipelines/sample/t10k-images-idx3-ubyte.gz")
 	verdict()
