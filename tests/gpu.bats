@@ -38,6 +38,33 @@ setup()
 	END
 }
 
+@test "operations, rates, another arithmetic, the sanitizer and a distillation" {
+	mkdir -p bin
+	cat >bin/compute-sanitizer <<-'END'
+	#!/bin/bash
+	# Runs programs of Teddy's as they are; those of the kernels it only says it has run. One has errors when it is told so.
+	until [ -x "$1" ] && [ -f "$1" ]; do shift; done
+	[[ $1 != */$ERRONEOUS ]] || { echo "invalid read" && exit 9; }
+	[[ $1 == */t_gpu_* ]] || exec "$@"
+	END
+	chmod +x bin/compute-sanitizer
+	tried()
+	{
+		PATH=$PWD/bin:$PATH "$root/tests/gpu" --small --python /bin/false --images "$root/pipelines/sample/t10k-images-idx3-ubyte.gz" "$@"
+	}
+	ERRONEOUS=none tried --only engine,images,filters,kernel-rates,ours-fp32,memcheck,distillation
+	[ "$(grep -c $'\tok\t' gpu-out/log/steps.tsv)" -eq 8 ]
+	[[ $(grep ^memcheck gpu-out/log/steps.tsv) == *"0 of "*" programs have errors"* ]]
+	[[ $(grep ^distillation gpu-out/log/steps.tsv) =~ distilled\ [0-9.]+\ and\ [0-9.]+\ %,\ random\ [0-9.]+ ]]
+	"$python" - <<-'END'
+	import json
+	figures = json.load(open("gpu-out/gpu.json"))["figures"]
+	assert sum("kernel" in f for f in figures) > 80 and {"distilled", "random"} <= {f.get("set") for f in figures}, figures
+	END
+	ERRONEOUS=synth-step run -1 tried --only images,filters,racecheck
+	[[ $output == *"1 of "*" programs have errors"* ]]
+}
+
 @test "where it cannot be built that is said, and no failure" {
 	run -0 env -u TEDDY_CUDA CC=/bin/false "$root/tests/gpu" --small --only build
 	grep -Eq '^build\s+skipped\s.*(no <archive.h>|no nvcc)' gpu-out/log/steps.tsv
