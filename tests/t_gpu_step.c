@@ -38,6 +38,7 @@ static void test_note(int parts)
 	double *parts_at = on_device(part, (parts + 1) * sizeof *part), *loss = on_device(got, sizeof got);
 	double *ce_at = on_device(&ce, sizeof ce);
 	int *count = on_device(&zero, sizeof zero), *good = on_device(&zero, sizeof zero), *bad = on_device(&one, sizeof one);
+	gpu_forget_launches();
 	gpu_note(0, loss, count, ce_at, parts_at, parts, 0.5, good);
 	gpu_note(0, loss, count, ce_at, parts_at, parts, 2, bad);
 	gpu_note(0, loss, count, ce_at, parts_at, parts, 4, bad);
@@ -46,6 +47,7 @@ static void test_note(int parts)
 	ok(got[0] == ce && fabs(got[1] - 0.5 * want) <= 1e-12 * want, "%d parts: %g, %g", parts, got[0], got[1]);
 	ok(at == 1 && got[2] == ce && fabs(got[3] - 2 * want) <= 1e-12 * want, "%d parts: where it first was bad it stays", parts);
 	ok(got[4] == 0 && got[5] == 0, "%d parts: nothing beyond", parts);
+	ok(gpu_launches("note") == 3 && gpu_launches(NULL) == 3, "%d parts: what was launched", parts);
 	void *all[] = { parts_at, loss, ce_at, count, good, bad };
 	for (size_t i = 0; i < LEN(all); i++)
 		cudaFree(all[i]);
