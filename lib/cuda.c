@@ -191,10 +191,9 @@ static void head_gradients(struct plan *p, const struct stage *s, int n, const v
 		gpu_channel_sums(cu->stream, db, dy, m, cu->scratch);
 }
 
-static void b_head(struct plan *p, const struct stage *s, int n, bool image, float *dtheta)
+static void b_head(struct plan *p, const struct stage *s, int n, float *dtheta)
 {
-	struct cuda *cu = cuda_of(p);
-	void *gin = s->gin >= 0 ? cuda_at(p, s->gin) : s->in_stage == 0 && image ? cu->dinput : NULL;
+	void *gin = s->gin >= 0 ? cuda_at(p, s->gin) : NULL;
 
 	if (s->solo >= 0) {
 		void *gres = s->gres >= 0 ? cuda_at(p, s->gres) : NULL;
@@ -231,7 +230,7 @@ void cuda_run_forward(struct plan *p, int n, const float *images, float *logits)
 	struct maps out = logit_maps(p, n);
 	const struct stage *last = &p->stage[p->nstage - 1];
 
-	gpu_from_nchw(cu->stream, cu->input, images, image_maps(p, n));
+	gpu_from_nchw(cu->stream, cuda_value(p, 0), images, image_maps(p, n));
 	for (int i = 0; i < p->nforward; i++) {
 		const struct stage *s = &p->stage[p->call[i].stage];
 		if (s->solo >= 0 && p->call[i].what == F_EPILOGUE)
@@ -256,10 +255,11 @@ void cuda_run_backward(struct plan *p, int n, const float *dlogits, float *dimag
 		if (p->call[i].what == B_EPILOGUE)
 			b_epilogue(p, s, n);
 		else
-			b_head(p, s, n, dimages != NULL, dtheta);
+			b_head(p, s, n, dtheta);
 	}
-	if (dimages)
-		gpu_to_nchw(cu->stream, dimages, cu->dinput, image_maps(p, n));
+	for (int i = 1; i < p->nstage && dimages; i++)
+		if (p->stage[i].in_stage == 0)
+			gpu_to_nchw(cu->stream, dimages, cuda_at(p, p->stage[i].gin), image_maps(p, n));
 }
 
 /* ---- the caller's arrays, which are the host's */

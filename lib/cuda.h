@@ -52,7 +52,7 @@ struct cuda {
 	enum elem type;
 	float *theta, *buffer;       /* the weights that are in force: own ones, or a learner's on the device */
 	float *own_theta, *own_buffer;
-	void *input, *dinput, *dout; /* the image, its gradient and that of the logits as features */
+	void *dout;                  /* the gradient of the logits as features */
 	float *images, *logits, *dlogits, *dimages, *dtheta; /* as the caller's arrays, made when first wanted */
 	void *scratch;
 	float *zero;                 /* as many as any stage has channels */
@@ -149,10 +149,10 @@ static inline void *cuda_at(const struct plan *p, int buffer)
 	return b->batch ? p->ws->batch + b->offset * p->opts.batch : p->ws->chunk[0] + b->offset * p->chunk;
 }
 
-/* Output of a stage: the image where the stage is the input. */
+/* Output of a stage: the images as features where the stage is the input. */
 static inline void *cuda_value(const struct plan *p, int stage)
 {
-	return p->stage[stage].y >= 0 ? cuda_at(p, p->stage[stage].y) : cuda_of(p)->input;
+	return cuda_at(p, p->stage[stage].y);
 }
 
 #endif

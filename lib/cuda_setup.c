@@ -216,8 +216,8 @@ static int compile_stage(struct plan *p, struct stage *s, char err[ERRLEN])
 int cuda_compile(struct plan *p, char err[ERRLEN])
 {
 	struct cuda *cu = cuda_of(p);
-	const struct node *last = &p->net->node[p->net->nnode - 1], *image = &p->net->node[0];
-	size_t scratch = 0, batch = p->opts.batch, pixels = (size_t)round8(image->c) * image->h * image->w;
+	const struct node *last = &p->net->node[p->net->nnode - 1];
+	size_t scratch = 0, batch = p->opts.batch;
 	int most = 8;
 	size_t logits = round8(last->c) * elem_bytes(cu->type);
 
@@ -236,11 +236,9 @@ int cuda_compile(struct plan *p, char err[ERRLEN])
 	}
 	cu->scratch = cuda_room(&cu->room, scratch);
 	cu->zero = floats(cu, most);
-	cu->input = cuda_room(&cu->room, batch * pixels * elem_bytes(cu->type));
 	cu->drop = cuda_room(&cu->room, sizeof *cu->drop);
 	if (p->opts.purpose == PLAN_EVAL)
 		return 0;
-	cu->dinput = cuda_room(&cu->room, batch * pixels * elem_bytes(cu->type));
 	cu->dout = cuda_room(&cu->room, batch * logits);
 	return 0;
 }

@@ -190,8 +190,10 @@ void make_buffers(struct plan *p)
 		struct stage *s = &p->stage[i];
 		bool epilogue = s->norm >= 0 || s->add >= 0 || s->relu >= 0 || s->pool >= 0;
 
-		if (s->in < 0)
-			continue; /* the image is the caller's */
+		if (s->in < 0) { /* the image is the caller's; a device wants it as it wants feature maps */
+			s->y = p->be->host ? -1 : new_buffer(p, node_floats(p, s->out));
+			continue;
+		}
 		if (s->head >= 0)
 			s->x = new_buffer(p, node_floats(p, s->head));
 		else
@@ -219,7 +221,8 @@ void make_buffers(struct plan *p)
 			struct stage *from = &p->stage[s->in_stage];
 			s->gin = s->head >= 0 || s->solo >= 0 ? new_buffer(p, node_floats(p, s->in)) : s->dx;
 			from->dy[from->ndy++] = s->gin;
-		}
+		} else if (gin && !p->be->host)
+			s->gin = new_buffer(p, node_floats(p, s->in));
 		if (s->res_stage > 0) {
 			struct stage *from = &p->stage[s->res_stage];
 			s->gres = s->solo >= 0 ? new_buffer(p, node_floats(p, s->res)) : s->dz;
@@ -261,7 +264,7 @@ void make_calls(struct plan *p)
 	}
 	for (int c = 0; c < p->ncall; c++) {
 		const struct stage *s = &p->stage[p->call[c].stage];
-		int in = s->in_stage > 0 ? p->stage[s->in_stage].y : -1;
+		int in = p->stage[s->in_stage].y;
 
 		switch (p->call[c].what) {
 		case F_HEAD:
@@ -289,6 +292,8 @@ void make_calls(struct plan *p)
 			touch(p, s->dz, c);
 			touch(p, s->dx, c);
 			touch(p, s->gin, c);
+			if (s->in_stage == 0)
+				touch(p, s->gin, p->ncall - 1); /* read when all is over */
 			touch(p, s->gres, c);
 			touch(p, s->mask, c);
 			if (s->solo >= 0 && op_reads_output(p->net->node[s->solo].op))
