@@ -20,7 +20,7 @@ GENCODE   = $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
 
 CU_KERNELS = $(basename $(wildcard kernels/*.cu)) kernels/launch
 CU_PLAN    = lib/cuda lib/cuda_device lib/cuda_space lib/cuda_setup lib/cuda_shape lib/cuda_solo lib/cuda_synth \
-	lib/cuda_features lib/cuda_train lib/cuda_course lib/cuda_replay
+	lib/cuda_features lib/cuda_graphs lib/cuda_train lib/cuda_course lib/cuda_replay
 CU_DNN     = lib/cuda_dnn lib/cuda_conv lib/cuda_gemm
 EMULATOR   = $(basename $(wildcard tests/emu/*.c))
 CU_OBJECTS = $(addprefix build/cuda/,$(addsuffix .o,$(CU_KERNELS) $(CU_PLAN) $(CU_DNN)))

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cuda_features.h"
+#include "cuda_graphs.h"
 #include "cuda_synth.h"
 
 /* Of the programs that open the backend only synth-step has these: weak, so that ld.so may look for all names at once. */
@@ -14,21 +15,13 @@
 #pragma weak synth_pick
 #pragma weak synth_draw
 
-enum {
-	GRAPHS = 256, /* four of ten teachers, the paper's most, are 210 sets */
-	LANES = 4
-};
+enum { LANES = 4 };
 
 struct member { /* one teacher */
 	struct plan *plan;         /* made when it is first drawn */
 	struct gpu_match *layer;   /* (ntap) on the device; NULL without matching */
 	int maxc;
 	void *scratch;
-};
-
-struct recorded { /* an iteration of so many images by these teachers */
-	int n, classes, npick, pick[GPU_TEACHERS]; /* classes: 0 where teachers have their own statistics */
-	cudaGraphExec_t graph; /* NULL: seen once */
 };
 
 struct device_synth {
@@ -42,9 +35,7 @@ struct device_synth {
 	int chw[3];
 	struct member *member;     /* (nteacher) */
 	struct workspace *ws[GPU_TEACHERS]; /* one a teacher in flight, like all arrays below that have one each */
-	struct recorded recorded[GRAPHS];
-	int nrecorded;
-	bool full;                 /* no room for another graph */
+	struct graphs graphs;
 	struct room mem;           /* everything below */
 	float *logits[GPU_TEACHERS], *dlogits[GPU_TEACHERS]; /* (batch,K), or as wide as features */
 	double *bn;                /* (matched,nvalue) */
@@ -159,15 +150,6 @@ struct device_synth *cuda_synth_new(const struct synth_opts *o, const struct tea
 	return s;
 }
 
-static void forget_graphs(struct device_synth *s)
-{
-	for (int i = 0; i < s->nrecorded; i++)
-		if (s->recorded[i].graph)
-			cuda_check(cudaGraphExecDestroy(s->recorded[i].graph), "graph");
-	s->nrecorded = 0;
-	s->full = false;
-}
-
 static void free_room(struct device_synth *s)
 {
 	cuda_free(s->views), cuda_free(s->dsas), cuda_free(s->steps), cuda_free(s->loss);
@@ -176,7 +158,7 @@ static void free_room(struct device_synth *s)
 void cuda_synth_free(struct device_synth *s)
 {
 	cuda_wait("synthesis");
-	forget_graphs(s);
+	graphs_forget(&s->graphs);
 	for (int i = 0; i < s->nteacher && s->member; i++)
 		plan_free(s->member[i].plan);
 	for (int i = 0; i < s->flight; i++)
@@ -247,7 +229,7 @@ static int ready(struct device_synth *s, int who, int slot, int n, char err[ERRL
 	}
 	plan_bind(m->plan, s->ws[slot]);
 	if (before != ws_bytes(s->ws[slot]))
-		forget_graphs(s);
+		graphs_forget(&s->graphs);
 	cuda_size(m->plan, n);
 	return 0;
 }
@@ -365,31 +347,10 @@ static void iterate(struct device_synth *s, const int *pick, int npick, int n)
 	gpu_check(s->stream, s->bad, 1, NULL, 0, s->bn, matched * s->nvalue);
 	gpu_check(s->stream, s->bad, 2, s->dx, pixels(s, n), NULL, 0);
 	gpu_optim_step(s->stream, (struct gpu_optim){ .kind = s->o.opt, .momentum = s->o.momentum, .beta1 = s->o.beta1,
-		.beta2 = s->o.beta2, .eps = 1e-8, .weight_decay = s->o.weight_decay, .n = pixels(s, n), .theta = s->x, .m = s->m, .v = s->v, .grad = s->dx,
+		.beta2 = s->o.beta2, .eps = 1e-8, .weight_decay = s->o.weight_decay, .n = pixels(s, n), .theta = s->x, .m = s->m,
+		.v = s->v, .grad = s->dx,
 		.lo = s->lo, .hi = s->hi, .step = s->step, .bad = s->bad });
 	gpu_note(s->stream, s->loss, s->at, s->ce, s->bn, matched * s->nvalue, s->o.mean_bn ? 1.0 / matched : 1, s->bad);
-}
-
-static struct recorded *find_graph(struct device_synth *s, const int *pick, int npick, int n)
-{
-	for (int i = 0; i < s->nrecorded; i++)
-		if (s->recorded[i].n == n && s->recorded[i].classes == s->nown && s->recorded[i].npick == npick &&
-		    !memcmp(s->recorded[i].pick, pick, npick * sizeof *pick))
-			return &s->recorded[i];
-	return NULL;
-}
-
-/* Room for a set that was not seen before. NULL: so many take turns that this one would not be seen again soon. */
-static struct recorded *remember(struct device_synth *s, const int *pick, int npick, int n)
-{
-	struct recorded *r = &s->recorded[s->nrecorded];
-
-	if (s->nrecorded == GRAPHS)
-		return NULL;
-	*r = (struct recorded){ .n = n, .classes = s->nown, .npick = npick };
-	memcpy(r->pick, pick, npick * sizeof *pick);
-	s->nrecorded++;
-	return r;
 }
 
 struct recording {
@@ -407,7 +368,7 @@ static void iterate_recorded(void *recording)
 static void record(struct device_synth *s, struct recorded *r)
 {
 	r->graph = cuda_record(s->stream, iterate_recorded, &(struct recording){ s, r });
-	s->full = !r->graph;
+	s->graphs.full = !r->graph;
 }
 
 /* ---- a call */
@@ -420,7 +381,7 @@ static void make_room(struct device_synth *s, int k)
 		room *= 2;
 	if (room == s->room)
 		return;
-	forget_graphs(s);
+	graphs_forget(&s->graphs);
 	free_room(s);
 	s->room = room;
 	s->views = cuda_alloc((size_t)room * s->draws * sizeof *s->views);
@@ -506,7 +467,7 @@ static int prepare(struct device_synth *s, const int *pick, int npick, int n, ch
 {
 	if (s->features) {
 		if (cuda_features_ready(s->features, n))
-			forget_graphs(s);
+			graphs_forget(&s->graphs);
 		return 0;
 	}
 	for (int i = 0; i < npick; i++)
@@ -518,16 +479,16 @@ static int prepare(struct device_synth *s, const int *pick, int npick, int n, ch
 static int launch(struct device_synth *s, const struct unit *u, int64_t iteration, char err[ERRLEN])
 {
 	int pick[GPU_TEACHERS], npick = pick_of(s, u, iteration, pick);
-	struct recorded *r = find_graph(s, pick, npick, u->n);
+	struct recorded *r = graphs_find(&s->graphs, pick, npick, u->n, s->nown);
 
 	if (!r) { /* not captured the first time: libraries load what they need then, which a capture would not bear */
 		if (prepare(s, pick, npick, u->n, err) < 0)
 			return -1;
-		remember(s, pick, npick, u->n);
+		graphs_remember(&s->graphs, pick, npick, u->n, s->nown);
 		iterate(s, pick, npick, u->n);
 		return 0;
 	}
-	if (!r->graph && !s->full)
+	if (!r->graph && !s->graphs.full)
 		record(s, r);
 	if (r->graph)
 		cuda_check(cudaGraphLaunch(r->graph, s->stream), "graph");
