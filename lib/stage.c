@@ -275,7 +275,7 @@ void make_calls(struct plan *p)
 			touch(p, s->x, c);
 			touch(p, s->y, c);
 			touch(p, s->mask, c);
-			if (s->res_stage > 0)
+			if (s->res_stage >= 0)
 				touch(p, p->stage[s->res_stage].y, c);
 			break;
 		case B_EPILOGUE:
@@ -300,7 +300,7 @@ void make_calls(struct plan *p)
 				touch(p, s->y, c);
 			if (s->solo >= 0 && op_reads_input(p->net->node[s->solo].op)) {
 				touch(p, in, c);
-				if (s->res_stage > 0)
+				if (s->res_stage >= 0)
 					touch(p, p->stage[s->res_stage].y, c);
 			}
 			if (stage_keeps_x(p, s))
