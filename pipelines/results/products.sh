@@ -128,16 +128,21 @@ distil()
 	done
 }
 
-# dm_images NAME IPC SEED [OPTIONS]: distribution matching, with networks that nobody has trained
+# dm_images NAME IPC SEED [OPTIONS]: distribution matching, with networks that nobody has trained; images start as real
+# ones, or as $from=noise
 dm_images()
 {
-	local prior=${4---ce 0}
+	local prior=${4---ce 0} units=units-$2-$3.ts
 
 	product pool-untrained.tar "$dm_nets untrained networks" "train-ckpt -a $student -e 0 -n $dm_nets --seed 0 <train.ts"
 	# All in one unit: units of a class would each build every network's plan.
-	product "units-$2-$3.ts" "$2 real images a class, one unit" "synth-init -i $2 --unit 1000 --seed $3 <train.ts"
+	product "$units" "$2 real images a class, one unit" "synth-init -i $2 --unit 1000 --seed $3 <train.ts"
+	if [ "${from-real}" = noise ]; then
+		units=units-noise-$2-$3.ts
+		product "$units" "$2 images of noise a class, one unit" "synth-init -i $2 --unit 1000 --from noise --seed $3 <train.ts"
+	fi
 	product "$1" "DM, ${1%.*}" "synth-step -p pool-untrained.tar --real train.ts --match features $prior --aug dsa\
- --opt sgd --momentum 0.5 --sched const --teachers 1 --draw iteration $dm_opts --seed $3 <units-$2-$3.ts"
+ --opt sgd --momentum 0.5 --sched const --teachers 1 --draw iteration $dm_opts --seed $3 <$units"
 }
 
 # of_count COUNT LIST: the value that COUNT images a class have in COUNT:VALUE,...
