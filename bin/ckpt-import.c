@@ -136,15 +136,6 @@ static struct net *by_metadata(const struct safetensors *s, struct val **header)
 	return n;
 }
 
-static struct val *given_numbers(const double *x, int n)
-{
-	struct val *list = val_list();
-
-	for (int i = 0; i < n; i++)
-		val_push(list, val_f64(x[i]));
-	return list;
-}
-
 /* Options that change the header, and the entry that says so; a file that ckpt-export wrote comes back as it was. */
 static void apply(const struct options *o, const struct net *n, struct val *header)
 {
@@ -175,8 +166,8 @@ static void apply(const struct options *o, const struct net *n, struct val *head
 	}
 	if (o->nmean) {
 		header_set_norm(header, &norm);
-		val_put(args, "mean", given_numbers(o->mean, o->nmean));
-		val_put(args, "std", given_numbers(o->std, o->nstd));
+		val_put(args, "mean", val_f64s(o->mean, o->nmean));
+		val_put(args, "std", val_f64s(o->std, o->nstd));
 	}
 	if (args->map.len)
 		history_add(header, "ckpt-import", args);

@@ -148,16 +148,6 @@ static void put_member(FILE *out, const char *member, const struct net *n, int i
 		weight_bytes(n) / 1e6);
 }
 
-static struct val *three(int a, int b, int c)
-{
-	struct val *list = val_list();
-
-	val_push(list, val_int(a));
-	val_push(list, val_int(b));
-	val_push(list, val_int(c));
-	return list;
-}
-
 static struct val *layer_val(const struct net *n, const struct node *v)
 {
 	struct val *m = val_map(), *in = val_list();
@@ -177,7 +167,7 @@ static struct val *layer_val(const struct net *n, const struct node *v)
 		val_put(m, "groups", val_int(v->groups));
 	if (v->op == OP_DROPOUT || v->op == OP_DROPPATH)
 		val_put(m, "p", val_f64(v->p));
-	val_put(m, "output", three(v->c, v->h, v->w));
+	val_put(m, "output", val_ints((int[]){ v->c, v->h, v->w }, 3));
 	val_put(m, "parameters", val_int(node_params(n, v)));
 	val_put(m, "macs", val_int(node_macs(n, v)));
 	return m;
@@ -191,7 +181,7 @@ static void put_json(FILE *out, const char *member, const struct net *n, bool la
 	if (member)
 		val_put(m, "member", val_str(member));
 	val_put(m, "arch", val_str(n->arch));
-	val_put(m, "input", three(n->chw[0], n->chw[1], n->chw[2]));
+	val_put(m, "input", val_ints(n->chw, 3));
 	val_put(m, "classes", val_int(n->nclass));
 	val_put(m, "parameters", val_int(net_params(n)));
 	val_put(m, "buffers", val_int(n->nbuffer));

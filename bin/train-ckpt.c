@@ -7,7 +7,7 @@
 
 #include "../formats/checkpoint.h"
 #include "../formats/imageview.h"
-#include "../formats/state.h"
+#include "../formats/training.h"
 #include "../lib/args.h"
 #include "../lib/cli.h"
 #include "../lib/course.h"
@@ -56,7 +56,7 @@ struct run {
 	struct trainer trainer;
 	struct learner learner;
 	struct val *header;     /* of its checkpoints, without "train" */
-	struct state state;     /* only with --state */
+	struct training training; /* --state */
 };
 
 /* -f, -k and -l into the set of kept epochs. */
@@ -123,8 +123,8 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("%s: no file arguments; images come on standard input", argv[optind]);
 	if (!o->arch == !o->pool || !epochs)
 		usage("-e and one of -a and -i are needed");
-	if (o->pool && (o->first || o->keep || o->last || o->state))
-		usage("-i gives one checkpoint a member: -f, -k, -l and --state are for a run from scratch");
+	if (o->pool && (o->first || o->keep || o->last))
+		usage("-i gives one checkpoint a member: -f, -k and -l are for a run from scratch");
 	if (!o->pool && (o->nonly || o->stale))
 		usage("--only and --no-recalibrate are for the members of a pool (-i)");
 	parse_ranges(o, epochs, lr);
@@ -139,15 +139,6 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("-n is for networks as they begin (-e 0)");
 	if (o->arch && o->epochs)
 		lay_out(o);
-}
-
-static struct val *range(struct val *a, struct val *b)
-{
-	struct val *v = val_list();
-
-	val_push(v, a);
-	val_push(v, b);
-	return v;
 }
 
 static struct val *kept_epochs(const struct options *o)
@@ -171,7 +162,7 @@ static struct val *arguments(const struct options *o)
 		val_put(args, "precision", val_str(precision_name[get_precision()]));
 	if (o->arch)
 		val_put(args, "arch", val_str(o->arch));
-	val_put(args, "epochs", o->arch ? val_int(o->epochs) : range(val_int(o->epochs), val_int(o->most)));
+	val_put(args, "epochs", o->arch ? val_int(o->epochs) : val_ints((int[]){ o->epochs, o->most }, 2));
 	if (o->pool)
 		val_put(args, "recalibrate", val_bool(!o->stale));
 	else
@@ -183,7 +174,7 @@ static struct val *arguments(const struct options *o)
 	if (trains) {
 		val_put(args, "batch", val_int(c->batch));
 		val_put(args, "opt", val_str(course_opt_name[c->opt]));
-		val_put(args, "lr", o->arch ? val_f64(o->lr) : range(val_f64(o->lr), val_f64(o->to)));
+		val_put(args, "lr", o->arch ? val_f64(o->lr) : val_f64s((double[]){ o->lr, o->to }, 2));
 	}
 	if (trains && c->opt == OPT_SGD) {
 		val_put(args, "momentum", val_f64(c->momentum));
@@ -255,17 +246,32 @@ static char *member_name(const struct options *o, int epoch)
 	return eprintf_str("%u/%0*d.ts", o->cli.seed, snprintf(NULL, 0, "%d", o->epochs), epoch);
 }
 
-static void save_state(struct run *r, int epoch)
+/* member: of a pool that is fine-tuned; 0 in a run from scratch */
+static void save_state(struct run *r, int member, int epoch)
 {
-	struct learner_part part[LEARNER_PARTS];
-	int n = learner_parts(&r->learner, r->net, part);
 	char err[ERRLEN];
 
-	val_put(r->state.header, "epoch", val_int(epoch));
-	val_put(r->state.header, "step", val_int(r->learner.opt.step));
-	for (int i = 0; i < n; i++)
-		state_set(&r->state, part[i].name, part[i].p, part[i].bytes);
-	if (state_write(&r->state, r->o->state, err) < 0)
+	if (training_save(&r->training, epoch ? &r->learner : NULL, r->net, member, epoch, err) < 0)
+		die("%s", err);
+}
+
+/* The learner as it was after the epochs that are done; how many those are, of this many at most. */
+static int restore(struct run *r, int member, int most)
+{
+	char err[ERRLEN];
+	int epoch = training_restore(&r->training, &r->learner, r->net, member, most, r->course->steps, err);
+
+	if (epoch < 0)
+		die("%s", err);
+	return epoch;
+}
+
+/* output: the header that checkpoints have; pool: as training_resume() has it. Both are taken over. */
+static void resume(struct run *r, struct val *output, struct val *pool)
+{
+	char err[ERRLEN];
+
+	if (training_resume(&r->training, r->o->state, output, imageset_digest(&r->train.set), pool, err) < 0)
 		die("%s", err);
 }
 
@@ -287,11 +293,9 @@ static void one_epoch(struct run *r, int epoch)
 		put_figure(train, "loss", loss);
 		put_figure(train, "accuracy", acc);
 		make_checkpoint(r, train, &ck);
-		if (o->state)
-			state_set(&r->state, member, ck.p, ck.len);
+		training_keep(&r->training, member, &ck);
 	}
-	if (o->state)
-		save_state(r, epoch);
+	save_state(r, 0, epoch);
 	if (o->kept[epoch])
 		add(r, member, &ck);
 	if (o->cli.verbose) {
@@ -305,40 +309,11 @@ static void one_epoch(struct run *r, int epoch)
 	free(member);
 }
 
-/* Epochs that are done, with everything as it was after them. */
-static int resume(struct run *r)
-{
-	struct learner_part part[LEARNER_PARTS];
-	struct val *mine = val_map();
-	char err[ERRLEN];
-	int epoch, rc, n;
-
-	val_put(mine, "output", val_copy(r->header));
-	val_put(mine, "data", imageset_digest(&r->train.set));
-	if ((rc = state_resume(&r->state, r->o->state, mine, err)) < 0)
-		die("%s", err);
-	if (!rc)
-		return 0;
-	epoch = val_get_int(r->state.header, "epoch", -1);
-	r->learner.opt.step = r->learner.steps = val_get_int(r->state.header, "step", -1);
-	if (epoch < 1 || epoch > r->o->last || r->learner.opt.step != epoch * r->course->steps)
-		die("%s: its header has no epoch that the run can have reached", r->o->state);
-	n = learner_parts(&r->learner, r->net, part);
-	for (int i = 0; i < n; i++) {
-		const void *p = state_get(&r->state, part[i].name, part[i].bytes);
-
-		if (!p)
-			die("%s: no %s of this network in it", r->o->state, part[i].name);
-		memcpy(part[i].p, p, part[i].bytes);
-	}
-	return epoch;
-}
-
 static void emit_kept(struct run *r, int done)
 {
 	for (int e = 1; e <= done; e++) {
 		char *member = member_name(r->o, e);
-		const struct buf *ck = state_array(&r->state, member);
+		const struct buf *ck = training_kept(&r->training, member);
 
 		if (r->o->kept[e] && !ck)
 			die("%s: no checkpoint %s in it", r->o->state, member);
@@ -371,7 +346,7 @@ static void new_net(struct run *r)
 static void from_scratch(struct run *r)
 {
 	const struct options *o = r->o;
-	int done = 0;
+	int done;
 
 	new_net(r);
 	new_trainer(r);
@@ -382,7 +357,8 @@ static void from_scratch(struct run *r)
 	fit_val(r, r->header);
 	history_add(r->header, progname, val_copy(r->args));
 	if (o->state)
-		done = resume(r);
+		resume(r, val_copy(r->header), NULL);
+	done = restore(r, 0, o->last);
 	emit_kept(r, done);
 	for (int e = done + 1; e <= o->last; e++)
 		one_epoch(r, e);
@@ -428,7 +404,7 @@ static bool wanted(const struct options *o, int place)
 	return !o->nonly;
 }
 
-/* The learner through its epochs, or its statistics made anew. Returns the "train" of its header. */
+/* The learner through its epochs, or what is left of them, or its statistics made anew. Returns the "train" of its header. */
 static struct val *tune(struct run *r, int place)
 {
 	const struct options *o = r->o;
@@ -444,9 +420,13 @@ static struct val *tune(struct run *r, int place)
 	c->member = place + 1;
 	course_ready(c, &r->learner);
 	course_plan(c, epochs, lr);
-	for (int e = 1; e <= epochs; e++)
+	for (int e = restore(r, place, epochs - 1) + 1; e <= epochs; e++) {
 		if (course_epoch(c, &r->trainer, &r->learner, e, &loss, err) < 0)
 			die("%s", err);
+		cli_log(&o->cli, "epoch", "number", (double)place, "epoch", (double)e, "loss", loss, NULL);
+		if (e < epochs)
+			save_state(r, place, e);
+	}
 	learner_leave(&r->learner);
 	if (anew)
 		course_recalibrate(c, &r->trainer, &r->learner.w);
@@ -470,30 +450,43 @@ static struct val *tune(struct run *r, int place)
 }
 
 /* ck's network, weights and header pass to the run while it is tuned. */
-static void one_member(struct run *r, struct checkpoint *ck, int place)
+static void make_member(struct run *r, struct checkpoint *ck, int place, struct buf *out)
 {
 	const struct options *o = r->o;
-	char *member = ck->member ? estrdup(ck->member) : member_name(o, o->epochs), err[ERRLEN];
-	struct buf out = { 0 };
+	char err[ERRLEN];
 
 	if (imageview_fit(&r->train, ck->header, ck->net->chw, true, err) < 0)
-		die("%s: member %s: %s", o->pool, member, err);
+		die("%s: member %s: %s", o->pool, r->course->who, err);
 	r->net = ck->net;
 	r->header = ck->header;
-	r->course->who = member;
 	fit_val(r, ck->header);
 	new_trainer(r);
 	r->learner = learner_from(ck->w, r->net, o->course.opt, o->cli.seed, place);
 	history_add(r->header, progname, val_copy(r->args));
-	make_checkpoint(r, tune(r, place), &out);
-	add(r, member, &out);
+	make_checkpoint(r, tune(r, place), out);
 	learner_leave(&r->learner);
 	ck->w = r->learner.w;
 	optim_free(&r->learner.opt);
 	course_leave(r->course);
 	trainer_free(&r->trainer);
-	buf_free(&out);
+}
+
+static void one_member(struct run *r, struct checkpoint *ck, int place)
+{
+	char *member = ck->member ? estrdup(ck->member) : member_name(r->o, r->o->epochs), *name = eprintf_str("%d", place);
+	const struct buf *done = training_kept(&r->training, name);
+	struct buf made = { 0 };
+
+	r->course->who = member;
+	if (!done) {
+		make_member(r, ck, place, &made);
+		training_keep(&r->training, name, &made);
+		save_state(r, place, 0);
+	}
+	add(r, member, done ? done : &made);
+	buf_free(&made);
 	free(member);
+	free(name);
 }
 
 /* The images that tuned a pool: their history tells; their digest, where they have none. */
@@ -513,11 +506,19 @@ static void note_images(struct run *r, const struct val *header)
 static void fine_tune(struct run *r)
 {
 	const struct options *o = r->o;
+	struct val *output, *pool;
 	struct pool_reader in;
 	struct checkpoint ck;
 	int place, got;
+	char err[ERRLEN];
 
 	note_images(r, r->train.set.header);
+	if (o->state) {
+		if (history_file(o->pool, &pool, err) < 0)
+			die("%s", err);
+		history_add(output = val_map(), progname, val_copy(r->args));
+		resume(r, output, pool);
+	}
 	if (pool_open(&in, o->pool) < 0)
 		die("%s", in.err);
 	for (place = 0; (got = pool_next(&in, &ck)) > 0; place++) {
@@ -583,7 +584,7 @@ int main(int argc, char **argv)
 	progress_done();
 	if (pool_finish(&r.pool) < 0)
 		die("%s", r.pool.err);
-	state_free(&r.state);
+	training_free(&r.training);
 	val_free(r.args);
 	imageview_free(&r.train);
 	imageview_free(&r.val);

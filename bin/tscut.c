@@ -143,11 +143,7 @@ static void add_history(struct job *j, struct val *h)
 	if (j->frames.text)
 		val_put(args, "frames", val_str(j->frames.text));
 	if (j->keep.on) {
-		struct val *share = val_list();
-
-		val_push(share, val_f64(j->keep.lo));
-		val_push(share, val_f64(j->keep.hi));
-		val_put(args, "keep", share);
+		val_put(args, "keep", val_f64s((double[]){ j->keep.lo, j->keep.hi }, 2));
 		val_put(args, "seed", val_int(j->keep.seed));
 	}
 	history_add(h, "tscut", args);

@@ -13,37 +13,17 @@ void checkpoint_free(struct checkpoint *c)
 	*c = (struct checkpoint){ .member = NULL };
 }
 
-static struct val *ints(const int *x, int n)
-{
-	struct val *list = val_list();
-	int i;
-
-	for (i = 0; i < n; i++)
-		val_push(list, val_int(x[i]));
-	return list;
-}
-
-static struct val *floats(const float *x, int n)
-{
-	struct val *list = val_list();
-	int i;
-
-	for (i = 0; i < n; i++)
-		val_push(list, val_f64(x[i]));
-	return list;
-}
-
 static struct val *node_to_val(const struct node *v)
 {
 	struct val *m = val_map();
 
 	val_put(m, "op", val_str(op_name[v->op]));
 	val_put(m, "name", val_str(v->name));
-	val_put(m, "in", ints(v->in, v->nin));
+	val_put(m, "in", val_ints(v->in, v->nin));
 	if (op_weighs(v->op))
 		val_put(m, "out", val_int(v->c));
 	if (v->op == OP_SELECT)
-		val_put(m, "map", ints(v->map, v->c));
+		val_put(m, "map", val_ints(v->map, v->c));
 	if (v->op == OP_DROPOUT || v->op == OP_DROPPATH)
 		val_put(m, "p", val_f64(v->p));
 	if (v->op == OP_ADAPT)
@@ -60,8 +40,8 @@ static struct val *node_to_val(const struct node *v)
 	if (v->op == OP_BN || v->op == OP_IN)
 		val_put(m, "eps", val_f64(v->eps));
 	if (v->op == OP_AFFINE) {
-		val_put(m, "scale", floats(v->scale, v->c));
-		val_put(m, "shift", floats(v->shift, v->c));
+		val_put(m, "scale", val_floats(v->scale, v->c));
+		val_put(m, "shift", val_floats(v->shift, v->c));
 	}
 	return m;
 }
@@ -72,7 +52,7 @@ struct val *net_to_val(const struct net *n)
 	int i;
 
 	val_put(v, "arch", val_str(n->arch));
-	val_put(v, "input", ints(n->chw, 3));
+	val_put(v, "input", val_ints(n->chw, 3));
 	val_put(v, "classes", val_int(n->nclass));
 	for (i = 0; i < n->nnode; i++)
 		val_push(nodes, node_to_val(&n->node[i]));

@@ -115,21 +115,10 @@ int header_norm(const struct val *h, struct norm *n)
 	return 0;
 }
 
-/* A float goes through the stream as the double that has its value, so that it comes back exactly. */
-static void set_floats(struct val *h, const char *key, const float *x, int n)
-{
-	struct val *list = val_list();
-	int i;
-
-	for (i = 0; i < n; i++)
-		val_push(list, val_f64(x[i]));
-	val_put(h, key, list);
-}
-
 void header_set_norm(struct val *h, const struct norm *n)
 {
-	set_floats(h, "mean", n->mean, n->channels);
-	set_floats(h, "std", n->std, n->channels);
+	val_put(h, "mean", val_floats(n->mean, n->channels));
+	val_put(h, "std", val_floats(n->std, n->channels));
 }
 
 /* pixel/255 = v = x*s1 + m1, and y = (v - m2) / s2. */
@@ -162,12 +151,7 @@ int header_shape(const struct val *h, int chw[3])
 
 void header_set_shape(struct val *h, const int chw[3])
 {
-	struct val *list = val_list();
-	int i;
-
-	for (i = 0; i < 3; i++)
-		val_push(list, val_int(chw[i]));
-	val_put(h, "shape", list);
+	val_put(h, "shape", val_ints(chw, 3));
 }
 
 void history_add(struct val *h, const char *program, struct val *args)

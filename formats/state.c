@@ -148,7 +148,8 @@ static int check_same(const struct val *was, const struct val *mine, const char 
 	for (size_t i = 0; i < mine->map.len; i++) {
 		p = val_get(was, mine->map.key[i]);
 		if (!p || !val_equal(mine->map.item[i], p))
-			return fail(err, "%s: of a run on other images; remove it to start anew", path);
+			return fail(err, "%s: of a run %s; remove it to start anew", path,
+				!strcmp(mine->map.key[i], "pool") ? "over another pool" : "on other images");
 	}
 	return 0;
 }

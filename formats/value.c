@@ -80,6 +80,33 @@ struct val *val_list(void)
 	return val_new(V_LIST);
 }
 
+struct val *val_ints(const int *x, int n)
+{
+	struct val *v = val_list();
+
+	for (int i = 0; i < n; i++)
+		val_push(v, val_int(x[i]));
+	return v;
+}
+
+struct val *val_floats(const float *x, int n)
+{
+	struct val *v = val_list();
+
+	for (int i = 0; i < n; i++)
+		val_push(v, val_f64(x[i]));
+	return v;
+}
+
+struct val *val_f64s(const double *x, int n)
+{
+	struct val *v = val_list();
+
+	for (int i = 0; i < n; i++)
+		val_push(v, val_f64(x[i]));
+	return v;
+}
+
 struct val *val_map(void)
 {
 	return val_new(V_MAP);

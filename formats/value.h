@@ -37,6 +37,9 @@ struct val *val_f64(double f);
 struct val *val_str(const char *s);
 struct val *val_bin(const void *p, size_t len);
 struct val *val_list(void);
+struct val *val_ints(const int *x, int n);     /* lists of these */
+struct val *val_floats(const float *x, int n); /* as the doubles of their value, so that they come back exactly */
+struct val *val_f64s(const double *x, int n);
 struct val *val_map(void);
 struct val *val_tensor(struct tensor t); /* takes t.data over */
 struct val *val_copy(const struct val *v);

@@ -289,9 +289,47 @@ END
 	refused "<stdin>" tune -e 1 -o out <work/cut.ts
 }
 
+# epochs_of LOG: place and epoch of all that were trained
+epochs_of()
+{
+	jq -r 'select(.event == "epoch") | "\(.number) \(.epoch)"' "$1"
+}
+
+@test "a run that is killed goes on within a member, byte for byte" {
+	tune -e 2:3 --no-recalibrate -t val.ts --log work/whole.json -o work/whole.tar <train.ts
+	for after in 1 4; do # epochs: in the first member, and behind it
+		rm -f work/state work/log.json
+		(exec train-ckpt -i pruned.tar -b 20 --threads 1 -e 2:3 --no-recalibrate -t val.ts --state work/state \
+		    --log work/log.json -o work/killed.tar <train.ts) &
+		until [ -e work/log.json ] && [ "$(epochs_of work/log.json | wc -l)" -ge $after ] || ! kill -0 $!; do
+			sleep 0.01
+		done
+		kill -9 $!
+		wait $! || [ $? -eq 137 ]
+		[ ! -e work/killed.tar ]
+		tune -e 2:3 --no-recalibrate -t val.ts --state work/state --log work/log.json -o work/again.tar <train.ts
+		cmp work/whole.tar work/again.tar
+		# All of them, and at most one of them twice.
+		epochs_of work/whole.json | cmp - <(epochs_of work/log.json | sort -u)
+		[ "$(epochs_of work/log.json | wc -l)" -le $(($(epochs_of work/whole.json | wc -l) + 1)) ]
+	done
+	# What is done is there for any choice of members.
+	tune -e 2:3 --no-recalibrate -t val.ts --state work/state --only 3,1 -v -o work/two.tar <train.ts 2>work/said
+	run ! grep "epochs at" work/said
+	tune -e 2:3 --no-recalibrate -t val.ts --only 1,3 -o work/these.tar <train.ts
+	cmp work/two.tar work/these.tar
+}
+
+@test "a state of another run, of other images or of another pool is refused" {
+	tune -e 1 --only 0 --state work/state -o work/a.tar <train.ts
+	refused "another lr" tune -e 1 --lr 0.03 --state work/state -o out <train.ts
+	refused "over another pool" train-ckpt -i base.tar -b 20 -e 1 --threads 1 --state work/state -o out <train.ts
+	refused "another images" tune -e 1 --state work/state -o out <val.ts
+}
+
 @test "wrong command lines exit 2" {
 	for words in "-i pruned.tar" "-i pruned.tar -a convnet2-16 -e 1" "-i pruned.tar -e 2:1" "-i pruned.tar -e 1:" \
-	    "-i pruned.tar -e 1 -f 1" "-i pruned.tar -e 1 -k 1" "-i pruned.tar -e 1 -l 1" "-i pruned.tar -e 1 --state s" \
+	    "-i pruned.tar -e 1 -f 1" "-i pruned.tar -e 1 -k 1" "-i pruned.tar -e 1 -l 1" \
 	    "-i pruned.tar -e 1 --only x" "-i pruned.tar -e 1 --only ," "-i pruned.tar -e 1 --lr 0:0.1" \
 	    "-i pruned.tar -e 1 --lr 0.1:" "-a convnet2-16 -e 0:2" "-a convnet2-16 -e -1" "-a convnet2-16 -e 1 --only 0" \
 	    "-a convnet2-16 -e 1 --lr 0.1:0.2" "-a convnet2-16 -e 1 --no-recalibrate"; do
