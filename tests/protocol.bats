@@ -146,6 +146,49 @@ students() # everything that repeats of a student's line
 	refused "unknown here, redd" evaluate -a convnet1-8 -t val.ts -o work/out <work/unknown.ts
 }
 
+@test "students are trained as the page's tables have it" {
+	evaluate -a convnet1-8 -t val.ts --protocol hard-dsa --epochs 1 --json <one.ts >work/hard-dsa.json
+	cutmix -e 1 <one.ts | evaluate -a convnet1-8 -t val.ts --protocol hard --json >work/hard.json
+	for p in soft soft-small best teddy-tiny teddy-imagenet sre2l-tiny rded rd3; do
+		cutmix -e 10 <one.ts | softlabel -p pool.tar | evaluate -a convnet1-8 -t val.ts --protocol $p --json >work/$p.json
+	done
+	python <<-'END'
+	import os, re
+	page = open(os.path.join(os.environ["root"], "man/protocol.7")).read()
+	text = lambda c: re.sub(r"(^| )(Cm|Fl -?|Sy) ?", r"\1", c.replace("\\-", "-")).strip()
+	rows = [[text(c) for c in re.split(r"\s+Ta\s+", l[4:])] for l in
+	    page[page.index(".It Sy Option"):].split(".El")[0].splitlines()]
+	column = {n.strip(): i for i, names in enumerate(rows[0]) for n in names.split(",")}
+	table = {r[0]: r for r in rows}
+	own = [[text(c) for c in re.split(r"\s+Ta\s+", l[4:])] for l in
+	    page[page.index('.Bl -column "rded, rd3, best"'):].split(".El")[0].splitlines()[1:]]
+	own = {(name.strip(), o.split()[0]): o.split()[1] for names, o in own for name in names.split(",")}
+
+	def said(protocol, option):
+	    if (protocol, option) in own:
+	        return own[protocol, option]
+	    row = next(r for r in rows if option in r[0].split(" , "))
+	    cell = row[column.get(protocol, column["soft"])].split("; hard:")
+	    cell = cell[-1 if protocol == "hard" else 0].split(",")
+	    return cell[min(row[0].split(" , ").index(option), len(cell) - 1)].strip()
+
+	yes = {"yes": True, "no": False}
+	every = "hard-dsa hard soft soft-small best teddy-tiny teddy-imagenet sre2l-tiny rded rd3".split()
+	for p in every:
+	    r = result("work/%s.json" % p)["protocol"]
+	    assert r["name"] == p
+	    for option, key in ("loss", "loss"), ("opt", "opt"), ("sched", "sched"), ("report", "report"):
+	        assert r[key] == said(p, option), (p, option, r[key], said(p, option))
+	    for option, key in ("lr", "lr"), ("wd", "wd"), ("ema", "ema"):
+	        assert r[key] == float(said(p, option)), (p, option, r[key], said(p, option))
+	    assert r["decay_1d"] == yes[said(p, "decay-1d")] and r["fresh_optimiser"] == yes[said(p, "fresh-optimiser")], p
+	    assert r["dsa"] == {"all six": "color_crop_cutout_flip_scale_rotate"}.get(said(p, "dsa"), "none"), p
+	    for option, key in ("momentum", "momentum"), ("T", "temperature"):
+	        assert r.get(key) == (None if said(p, option) == "-" else float(said(p, option))), (p, option, r)
+	    assert r.get("t2") == (None if said(p, "T") == "-" else yes[said(p, "t2")]), (p, r)
+	END
+}
+
 @test "the rates of sre2l-tiny and of rded" {
 	cutmix --protocol sre2l-tiny -e 10 <distilled.ts | softlabel -p pool.tar >work/s.ts
 	evaluate -a convnet1-8 -t val.ts --log work/sre2l <work/s.ts
