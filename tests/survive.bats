@@ -176,10 +176,14 @@ host()
 	printf 'Host %s\n\tHostName 127.0.0.1\n\tPort %s\n' "$1" "$2" >>ssh/config
 }
 
-@test "units are spread over two hosts; one is lost half-way, and the others do its work" {
+# two_hosts SIGNAL: units are spread over two, until a signal goes to all processes of one
+two_hosts()
+{
+	local port=$((20000 + RANDOM % 20000)) first file
+
 	command -v /usr/sbin/sshd >/dev/null || skip "there is no sshd (openssh-server)"
-	local port=$((20000 + RANDOM % 20000)) first
-	mkdir -p ssh
+	rm -rf ssh spread
+	mkdir ssh
 	ssh-keygen -q -t ed25519 -N '' -f ssh/id
 	cat >ssh/config <<-END
 	Host *
@@ -192,16 +196,21 @@ host()
 	END
 	host one "$port"
 	host two $((port + 1))
-	export iterations=3000 PARALLEL_SSH="ssh -F $PWD/ssh/config"
-	run_into alone --jobs 1
+	# The pipeline's own words for ssh, with this configuration in front.
+	printf '#!/bin/sh\nexec %s -F %s "$@"\n' "$(command -v ssh)" "$PWD/ssh/config" >ssh/ssh
+	chmod +x ssh/ssh
+	export iterations=3000
+	[ -e alone/distilled.ts ] || run_into alone --jobs 1
 	cp -a alone spread
 	rm -r spread/distilled.ts spread/log/distilled*
-	run_into spread --sshlogin one,two --jobs 1 &
+	PATH=$PWD/ssh:$PATH run_into spread --sshlogin one,two --jobs 1 &
 	first=$!
-	until_so halts "$(cat ssh/two/pid)" # so that its unit does not end before it is killed
+	until_so halts "$(cat ssh/two/pid)" # so that its unit does not end before the host does
 	# shellcheck disable=SC2046 # numbers
-	kill -KILL $(children "$(cat ssh/two/pid)")
+	kill -"$1" $(children "$(cat ssh/two/pid)")
 	wait "$first" || { cat spread.err && return 1; }
+	# shellcheck disable=SC2046
+	[ "$1" = KILL ] || kill -KILL $(children "$(cat ssh/two/pid)")
 	kill "$(cat ssh/one/pid)"
 	cmp spread/distilled.ts alone/distilled.ts
 	cmp spread/table.tsv alone/table.tsv
@@ -211,4 +220,12 @@ host()
 	for file in spread/log/distilled.ts-*.json; do
 		sed -n 's/.*"step": \([0-9]*\),.*/\1/p' "$file" | sort -n | uniq -d | wc -l
 	done | awk '$1 > 2 { exit 1 }'
+}
+
+@test "units are spread over two hosts; one is lost half-way, and the others do its work" {
+	two_hosts KILL
+}
+
+@test "a host that falls silent is given up" {
+	two_hosts STOP
 }
