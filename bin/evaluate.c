@@ -518,13 +518,23 @@ static void report_header(struct run *u)
 static void measure_pool(struct run *u)
 {
 	struct teacher *t;
+	struct val *pool, *header;
 	char err[ERRLEN];
-	int n;
+	int n, chw[3];
 
 	make_history(u, FEED_IMAGES);
 	read_validation(&u->val, u->o->val, NULL);
-	if (!(t = teachers_read(u->o->pool, u->val.set.header, &n, err)))
+	if (pool_header(u->o->pool, &pool, err) < 0)
 		die("%s", err);
+	/* The images as they are, but in the pool's classes, of which there may be more. */
+	header = val_copy(u->val.set.header);
+	val_put(header, "classes", val_copy(val_get(pool, "classes")));
+	if (!(t = teachers_read(u->o->pool, header, &n, err)))
+		die("%s", err);
+	if (header_shape(header, chw) < 0 || imageview_fit(&u->val, header, chw, false, err) < 0)
+		die("%s: %s", u->o->val, err);
+	val_free(header);
+	val_free(pool);
 	struct result *res = ecalloc(n, sizeof *res);
 	struct workspace *ws = ws_new();
 	struct dataset val = imageview_dataset(&u->val);

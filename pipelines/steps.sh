@@ -428,7 +428,7 @@ queued_step()
 	shift 3
 	export TEDDY_USAGE=$log/$key.usage
 	spend
-	"$@"
+	"$@" || exit # by errexit, bash 5.2 would end with a complaint of its own
 	since "$before" "$at_once" "$spent" | save "$log/$key.seconds"
 }
 

@@ -216,6 +216,19 @@ accuracy() # of the mean line
 	lines <work/hard | cmp - work/hard-of-labelled
 }
 
+@test "a pool is measured on images of some of its classes, in any order" {
+	save-images <val.ts >work/val.tar
+	grep -vx 'Sneaker\|Trouser' "$root/pipelines/sample/CLASSES" >work/others
+	load-images --classes Sneaker,Trouser work/val.tar >work/two.ts
+	load-images --classes @work/others work/val.tar >work/eight.ts
+	for v in val two eight; do
+		evaluate -p pool.tar -t $( [ $v = val ] || echo work/ )$v.ts >work/$v
+	done
+	# 400 images, 80 and 320: every one is right or wrong, whichever it is measured with.
+	paste work/val work/two work/eight | awk -F '\t' '{ d = 4 * $3 - 0.8 * $9 - 3.2 * $15; if (d * d > 0.01) bad = 1 }
+		END { exit bad || NR != 2 }' || { cat work/val work/two work/eight && false; }
+}
+
 @test "softlabel: labels of plain images are what evaluate measures of the checkpoint" {
 	cutmix -e 1 -b 150 --crop none --flip 0 --mix none <val.ts | softlabel -p 0/6.ts >work/l.ts
 	evaluate -p 0/6.ts -t val.ts >work/one
