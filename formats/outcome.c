@@ -477,6 +477,7 @@ void outcome_free(struct outcome *o)
 		table_free(&o->results[o->nresults].t);
 		val_free(o->results[o->nresults].protocol);
 		val_free(o->results[o->nresults].history);
+		free(o->results[o->nresults].figure);
 	}
 	while (o->nevents--) {
 		struct events *e = &o->events[o->nevents];

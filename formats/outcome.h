@@ -32,6 +32,7 @@ struct image_file {
 
 struct results { /* what evaluate measured: a file of lines, or a folder of JSON files, one a student */
 	struct table t;       /* the columns of RESULT_COLUMNS; the last row is that of the means where there is one */
+	double *figure;       /* (students,RESULT_COLUMNS): cells' numbers with all digits, NAN where there is none; or NULL */
 	struct val *protocol; /* a map, or NULL */
 	struct val *history;  /* of the first student; NULL: not said */
 };

@@ -124,10 +124,9 @@ static void add_row(struct table *t)
 	t->rows++;
 }
 
-static char *number_text(const struct val *map, const char *key, const char *format)
+static char *number_text(double x, const char *format)
 {
 	char text[64];
-	double x = val_get_f64(map, key, NAN);
 
 	if (!isfinite(x))
 		return estrdup("-");
@@ -145,19 +144,26 @@ static char *who_text(const struct val *student)
 	return eprintf_str("%lld", (long long)val_get_int(student, "seed", 0));
 }
 
-static void add_result(struct table *t, const struct val *student)
+static void add_result(struct results *r, const struct val *student)
 {
+	static const struct { int col; const char *key, *format; } numbers[] = {
+		{ RESULT_ACCURACY, "accuracy", "2" }, { RESULT_LOSS, "loss", "4" }, { RESULT_TRAIN, "train_loss", "g" },
+		{ RESULT_SECONDS, "seconds", "1" }
+	};
 	const char *arch = val_get_str(student, "arch");
+	double *figure;
 	char **row;
 
-	add_row(t);
-	row = t->cell + (size_t)(t->rows - 1) * t->cols;
+	add_row(&r->t);
+	row = r->t.cell + (size_t)(r->t.rows - 1) * r->t.cols;
 	row[RESULT_ARCH] = estrdup(arch ? arch : "?");
 	row[RESULT_WHO] = who_text(student);
-	row[RESULT_ACCURACY] = number_text(student, "accuracy", "2");
-	row[RESULT_LOSS] = number_text(student, "loss", "4");
-	row[RESULT_TRAIN] = number_text(student, "train_loss", "g");
-	row[RESULT_SECONDS] = number_text(student, "seconds", "1");
+	r->figure = erealloc(r->figure, (size_t)r->t.rows * RESULT_COLUMNS, sizeof *r->figure);
+	figure = r->figure + (size_t)(r->t.rows - 1) * RESULT_COLUMNS;
+	for (size_t i = 0; i < LEN(numbers); i++) {
+		figure[numbers[i].col] = val_get_f64(student, numbers[i].key, NAN);
+		row[numbers[i].col] = number_text(figure[numbers[i].col], numbers[i].format);
+	}
 }
 
 /* A map or list of the object, as a copy; NULL where it has none. */
@@ -186,7 +192,7 @@ int results_append(struct results *r, const char *path, char err[ERRLEN])
 		return fail(err, "no result of evaluate");
 	}
 	for (size_t i = 0; i < list->list.len; i++)
-		add_result(&r->t, list->list.item[i]);
+		add_result(r, list->list.item[i]);
 	if (!r->history)
 		r->history = part(v, "history", V_LIST);
 	if (!r->protocol)
@@ -196,21 +202,20 @@ int results_append(struct results *r, const char *path, char err[ERRLEN])
 }
 
 /* "MEAN ± DEVIATION" of one column's numbers */
-static char *mean_text(const struct table *t, int col, int digits)
+static char *mean_text(const struct results *r, int col, int digits)
 {
 	double sum = 0, squares = 0;
-	int n = t->rows;
+	int n = r->t.rows;
 
+	for (int i = 0; i < n; i++)
+		sum += r->figure[i * RESULT_COLUMNS + col];
 	for (int i = 0; i < n; i++) {
-		if (!is_number(table_cell(t, i, col)))
-			return estrdup("-");
-		sum += strtod(table_cell(t, i, col), NULL);
-	}
-	for (int i = 0; i < n; i++) {
-		double d = strtod(table_cell(t, i, col), NULL) - sum / n;
+		double d = r->figure[i * RESULT_COLUMNS + col] - sum / n;
 
 		squares += d * d;
 	}
+	if (!isfinite(squares))
+		return estrdup("-");
 	if (digits < 0)
 		return eprintf_str("%.4g ± %.2g", sum / n, sqrt(squares / (n - 1)));
 	return eprintf_str("%.*f ± %.*f", digits, sum / n, digits, sqrt(squares / (n - 1)));
@@ -225,10 +230,10 @@ void results_mean(struct results *r)
 		return;
 	mean[RESULT_ARCH] = estrdup(table_cell(t, 0, RESULT_ARCH));
 	mean[RESULT_WHO] = estrdup("mean");
-	mean[RESULT_ACCURACY] = mean_text(t, RESULT_ACCURACY, 2);
-	mean[RESULT_LOSS] = mean_text(t, RESULT_LOSS, 4);
-	mean[RESULT_TRAIN] = mean_text(t, RESULT_TRAIN, -1);
-	mean[RESULT_SECONDS] = mean_text(t, RESULT_SECONDS, 1);
+	mean[RESULT_ACCURACY] = mean_text(r, RESULT_ACCURACY, 2);
+	mean[RESULT_LOSS] = mean_text(r, RESULT_LOSS, 4);
+	mean[RESULT_TRAIN] = mean_text(r, RESULT_TRAIN, -1);
+	mean[RESULT_SECONDS] = mean_text(r, RESULT_SECONDS, 1);
 	add_row(t);
 	memcpy(t->cell + (size_t)(t->rows - 1) * t->cols, mean, sizeof mean);
 }

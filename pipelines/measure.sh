@@ -1,5 +1,6 @@
 # What the pipelines of the baselines share, beyond steps.sh: options, data, networks, units, students, the table.
-# Sourced behind it. A pipeline has own_option and usage, then calls take_options, begin_steps and begin_measuring.
+# Sourced behind it. A pipeline has own_option and usage, then calls take_options, begin_steps, begin_measuring and
+# load_data.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # here, and what steps.sh has
 # shellcheck disable=SC2034 # the pipelines use them
@@ -37,6 +38,7 @@ take_options()
 {
 	while [ $# -gt 0 ]; do
 		taken=2
+		[[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
 		case $1 in
 		-h) usage && exit ;;
 		-V) echo "${0##*/} $version" && exit ;;
@@ -63,6 +65,8 @@ take_options()
 	[[ $precision =~ ^(fp32|tf32|bf16)?$ ]] || bad "--precision $precision: fp32, tf32 or bf16 expected"
 	train=$1 test=$2 out=$3
 	user_files "$train" "$test"
+	! within "$train" || bad "$out lies within $train, as a class of it"
+	! within "$test" || bad "$out lies within $test, as a class of it"
 }
 
 # user_files PATH...: they must be there
@@ -109,7 +113,10 @@ begin_measuring()
 	historic="pool initial units thinned hard labels soft"
 	heavy="pool units labels"
 	training=$out/01-train.ts
-	load_data
+	well_formed evaluate -t "$test" --protocol hard-dsa -a "$student" --steps "$hard_steps" "${student_of[@]}" \
+		"${hard_opts[@]}"
+	well_formed cutmix -b "$soft_batch" --steps "$soft_steps" "${mix_opts[@]}"
+	well_formed evaluate -t "$test" --protocol soft -a "$soft_student" "${student_of[@]}" "${soft_opts[@]}"
 }
 
 # The commands of the steps. Their arguments are all that the result depends on besides their input. Output goes to $to;
@@ -140,6 +147,7 @@ pool()
 # train_run OUTPUT FIRST WORDS: a run from scratch on $training
 train_run()
 {
+	well_formed train-ckpt -a "$arch" -e "$epochs" -f "$2" -k "$every" -b "$batch" --lr "$lr" "${train_opts[@]}" "${of[@]}"
 	step "$1" "$3: $arch, $epochs epochs" "$training" "$out/01-test.ts" -- \
 		pool -a "$arch" -e "$epochs" -f "$2" -k "$every" -b "$batch" --lr "$lr" "${train_opts[@]}" --seed "$seed" \
 		"${of[@]}"

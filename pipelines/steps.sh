@@ -32,8 +32,7 @@ die()
 
 bad()
 {
-	echo "${0##*/}: $*" >&2
-	usage >&2
+	echo "${0##*/}: $*; -h tells the usage" >&2
 	exit 2
 }
 
@@ -69,9 +68,41 @@ say()
 	printf '%s  %s\n' "$(date +%T)" "$*" >&2
 }
 
+# own_folder: what would be replaced or deleted in it is of this pipeline; $whose: its name, where it is not that of the
+# program
+own_folder()
+{
+	local had
+
+	whose=${whose:-${0##*/}}
+	if [ -e "$out/log/pipeline" ]; then
+		had=$(<"$out/log/pipeline")
+		[ "$had" = "$whose" ] || die "$out: it is of a run of $had; $whose needs a folder of its own"
+	elif [ -d "$out" ] && [ ! -d "$out/log" ] && [ -n "$(ls -A "$out")" ]; then
+		die "$out: it has something else in it; a new or an empty folder is needed"
+	fi
+}
+
+# within FOLDER: the outcome would lie in it, and be taken for a part of it
+within()
+{
+	[ -d "$1" ] && [[ $(realpath -m "$out")/ == "$(realpath "$1")"/* ]]
+}
+
+# well_formed FILTER ARGUMENT...: a command line that is wrong ends the run before any work. A filter sees that before it
+# looks for its files, which are not there yet.
+well_formed()
+{
+	local said status=0
+
+	said=$("$@" --header -o /dev/null 2>&1 >/dev/null </dev/null) || status=$?
+	[ "$status" -ne 2 ] || { echo "$said" >&2 && exit 2; }
+}
+
 # begin_steps: the folder and what the steps need
 begin_steps()
 {
+	own_folder
 	mkdir -p "$out/log"
 	log=$out/log began=$EPOCHREALTIME worked=0
 	# Stages of one pipe share the cores: a thread that waits must not keep one busy.
@@ -83,6 +114,7 @@ begin_steps()
 	take_folder
 	find "$out/" -type f -regex '.*/[.][^/]*[.][0-9]+[.]tmp' -delete # of filters that were killed
 	take_device
+	save "$log/pipeline" <<<"$whose"
 }
 
 end_steps()

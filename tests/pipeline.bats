@@ -300,18 +300,18 @@ setup()
 	printf '#!/bin/sh\ncase " $* " in *" --header "*) exec "%s" "$@" ;; esac\necho "synth-step: out of ideas" >&2\nexit 1\n' \
 		"$root/build/bin/synth-step" >tree/build/bin/synth-step
 	chmod +x tree/build/bin/synth-step
-	cp -a first stopped
-	root=$PWD/tree run run_into stopped --synth-lr 0.2
+	cp -a first broken
+	root=$PWD/tree run run_into broken --synth-lr 0.2
 	[ "$status" -ne 0 ]
-	grep -q 'out of ideas' stopped.err || { cat stopped.err && return 1; }
-	[ "$(grep -v '^..:..:..  \|^          ' stopped.err | sort -u | wc -l)" -eq 1 ] # of whichever units
-	[ ! -e stopped/distilled.ts ]
-	[ ! -s stopped.out ]
+	grep -q 'out of ideas' broken.err || { cat broken.err && return 1; }
+	[ "$(grep -v '^..:..:..  \|^          ' broken.err | sort -u | wc -l)" -eq 1 ] # of whichever units
+	[ ! -e broken/distilled.ts ]
+	[ ! -s broken.out ]
 	rm tree/build/bin/synth-step
 	ln -s "$root/build/bin/synth-step" tree/build/bin/
-	root=$PWD/tree run_into stopped --synth-lr 0.2
-	tsinfo stopped/distilled.ts >/dev/null
-	spared stopped.err pool:
+	root=$PWD/tree run_into broken --synth-lr 0.2
+	tsinfo broken/distilled.ts >/dev/null
+	spared broken.err pool:
 }
 
 @test "post: a base is trained, pruned and tuned, whatever the number of jobs; what was tuned is not lost" {
@@ -326,7 +326,7 @@ setup()
 	grep -q '^pool: 3 networks of ' post.out
 	grep -Eq '^  pool: tuning  *[0-9.]+$' post.out
 	cp -a post jobs
-	# one of the members is there already, another is not whole: that of a run that was stopped
+	# one of the members is there already, another is not whole: that of a run that was broken
 	rm jobs/02-pool.tar
 	mkdir -p halted/pipelines halted/build/bin
 	cp "$root"/pipelines/{teddy,steps.sh,machine.sh,measure.sh} halted/pipelines
@@ -456,6 +456,40 @@ setup()
 	run_into refused --epochs 1 --first 2 || status=$?
 	[ "${status:-0}" -ne 0 ]
 	[ "$(grep -v '^..:..:..  ' refused.err)" = "train-ckpt: -f, -l and -e: FIRST <= LAST <= EPOCHS expected" ]
+}
+
+@test "what is wrong with later steps' options is said before any work" {
+	local wrong
+
+	# Each one line of the filter's, status 2, and not even the images are read.
+	for wrong in "--student convnt3" "--soft-student convnt3" "--hard-opts=--foo" "--soft-opts=-T\ x" "--mix-opts=--crop\ x" \
+		"--match foo" "--synth-lr x" "--synth-opts=--draw\ x" "--pool post --tune-opts=--opt\ x" \
+		"--pool post --prune-opts=-n\ x" "--match features --ce x"; do
+		rm -rf early
+		eval "set -- $wrong"
+		status=0
+		run_into early "$@" || status=$?
+		[ "$status" -eq 2 ] && [ "$(wc -l <early.err)" -eq 1 ] && [ ! -e early/01-train.ts ] ||
+			{ echo "$wrong: $status"; cat early.err; return 1; }
+	done
+	# Too few images, before the pool is trained.
+	rm -rf early
+	! run_into early --ipc 1000 --unit 10000 || return 1
+	grep -q "1000 needed" early.err
+	[ -e early/01-train.ts ] && ! grep -q "pool" early.err
+}
+
+@test "a folder of something else, or within the images, is left as it is" {
+	mkdir -p theirs in/hat
+	echo precious >theirs/table.tsv
+	run -1 "$root/pipelines/teddy" sample sample theirs
+	[[ $output == "teddy: theirs: it has something else in it; "* ]]
+	[ "$(ls -A theirs)" = table.tsv ] && [ "$(cat theirs/table.tsv)" = precious ]
+	run -2 "$root/pipelines/teddy" in sample in
+	run -2 "$root/pipelines/teddy" sample in in/out
+	[ "$(ls -A in)" = hat ]
+	run -1 "$root/pipelines/random" sample sample first
+	[ "$output" = "random: first: it is of a run of teddy; random needs a folder of its own" ]
 }
 
 @test "examples of teddy(1)" {

@@ -19,6 +19,7 @@ usage()
 	echo "usage: ${0##*/} [--table | --list] DATASET"
 }
 
+whose=results # a folder is that of all claims
 mode=run
 case ${1-} in
 --table | --list) mode=${1#--} && shift ;;
