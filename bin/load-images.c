@@ -158,7 +158,8 @@ static void pick(int *of, const struct source *src, const struct set *set, const
 			if (of[i] == c)
 				member[n++] = i;
 		if (n < o->per_class)
-			die("class '%s' has only %lld images", set->classes[c], (long long)n);
+			die("class '%s' has only %lld images, not %lld", set->classes[c], (long long)n,
+				(long long)o->per_class);
 		rng_permute(&rng, order, n);
 		for (int64_t i = o->per_class; i < n; i++)
 			of[member[order[i]]] = -1;
@@ -257,8 +258,8 @@ static void check_size(struct set *set, const struct source_item *it, const char
 		set->h = it->pic.h;
 		set->w = it->pic.w;
 	} else if (it->pic.h != set->h || it->pic.w != set->w) {
-		die("%s: %dx%d pixels, but %s has %dx%d (-s SIZE makes them one size)", it->name, it->pic.w, it->pic.h,
-		    first, set->w, set->h);
+		die("%s: %s: %dx%d pixels, but %s has %dx%d (-s SIZE makes them one size)", it->path, it->name, it->pic.w,
+		    it->pic.h, first, set->w, set->h);
 	}
 }
 
@@ -299,7 +300,7 @@ static void take_batch(struct batch *b, struct set *set, const struct options *o
 		struct source_item *it = &b->it[i];
 
 		if (b->err[i][0])
-			die("%s: %s", it->name, b->err[i]);
+			die("%s: %s: %s", it->path, it->name, b->err[i]);
 		if (!*first)
 			*first = it->name;
 		check_size(set, it, *first);
@@ -505,7 +506,7 @@ static void write_encoded(struct ts_writer *w, const struct set *set, struct sou
 		if (source_get(src, set->im[i].item, &it))
 			die("%s", src->err);
 		if (!it.encoded && picture_encode_png(&it.pic, &it.data, err))
-			die("%s: %s", it.name, err);
+			die("%s: %s: %s", it.path, it.name, err);
 		free(it.pic.px);
 		if (n && (n == FRAME_IMAGES || bytes + it.data.len > FRAME_BYTES)) {
 			put_frame(w, "images.encoded", list, set, at, n);

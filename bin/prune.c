@@ -60,7 +60,7 @@ static double ratio(const char *what, const char *s)
 	double r = ereal(what, s, -HUGE_VAL, HUGE_VAL);
 
 	if (!(r > 0 && r < 1))
-		die("%s %s: a ratio lies between 0 and 1, without these", what, s);
+		usage("%s %s: a ratio lies between 0 and 1, without these", what, s);
 	return r;
 }
 
@@ -69,7 +69,7 @@ static double most(const char *what, const char *s)
 	double r = ereal(what, s, -HUGE_VAL, HUGE_VAL);
 
 	if (!(r > 0 && r <= 1))
-		die("%s %s: a share is above 0 and at most 1", what, s);
+		usage("%s %s: a share is above 0 and at most 1", what, s);
 	return r;
 }
 

@@ -57,6 +57,7 @@ struct run {
 	struct learner learner;
 	struct val *header;     /* of its checkpoints, without "train" */
 	struct training training; /* --state */
+	char where[64];         /* epoch or member, for errors */
 };
 
 /* -f, -k and -l into the set of kept epochs. */
@@ -129,8 +130,7 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("--only and --no-recalibrate are for the members of a pool (-i)");
 	parse_ranges(o, epochs, lr);
 	course_settle(&o->course);
-	if (!o->last)
-		o->last = o->epochs;
+	o->last = o->last ? o->last : o->epochs;
 	if (o->last > o->epochs || o->first > o->last)
 		usage("-f, -l and -e: FIRST <= LAST <= EPOCHS expected");
 	if (o->arch && !o->epochs && (o->first || o->keep || o->state || o->val))
@@ -212,7 +212,7 @@ static double accuracy(struct run *r)
 	if (!r->o->val)
 		return NAN;
 	if (course_measure(&val, r->net, &r->learner.w, r->ws, &share, &loss, err) < 0)
-		die("%s", err);
+		die("%s: %s", r->where, err);
 	return share;
 }
 
@@ -230,7 +230,7 @@ static void make_checkpoint(struct run *r, struct val *train, struct buf *out)
 
 	val_put(h, "train", train);
 	if (checkpoint_write_mem(out, h, r->net, &r->learner.w, err) < 0)
-		die("%s%s%s", r->course->who ? r->course->who : "", r->course->who ? ": " : "", err);
+		die("%s: %s", r->where, err);
 	val_free(h);
 }
 
@@ -283,6 +283,7 @@ static void one_epoch(struct run *r, int epoch)
 	struct buf ck = { 0 };
 	struct val *train;
 
+	snprintf(r->where, sizeof r->where, "epoch %d", epoch);
 	if (course_epoch(r->course, &r->trainer, &r->learner, epoch, &loss, err) < 0)
 		die("%s", err);
 	if (o->kept[epoch]) {
@@ -478,6 +479,7 @@ static void one_member(struct run *r, struct checkpoint *ck, int place)
 	struct buf made = { 0 };
 
 	r->course->who = member;
+	snprintf(r->where, sizeof r->where, "%s", member);
 	if (!done) {
 		make_member(r, ck, place, &made);
 		training_keep(&r->training, name, &made);
@@ -559,7 +561,7 @@ static void put_header(struct run *r)
 int main(int argc, char **argv)
 {
 	struct options o = { .course = COURSE_DEFAULTS };
-	struct run r = { .o = &o };
+	struct run r = { .o = &o, .where = "untrained" };
 	char err[ERRLEN];
 
 	progname = "train-ckpt";

@@ -467,7 +467,8 @@ int source_get(struct source *s, int64_t i, struct source_item *it)
 	struct store *st = &s->impl->store[t->store];
 	int bad = 0;
 
-	*it = (struct source_item){ .label = t->label, .name = t->name, .encoded = st->kind != STORE_PIXELS };
+	*it = (struct source_item){ .label = t->label, .path = st->path, .name = t->name,
+		.encoded = st->kind != STORE_PIXELS };
 	if (st->kind == STORE_FOLDER) {
 		char *full = eprintf_str("%s/%s", st->path, t->name);
 

@@ -28,7 +28,7 @@ void picture_fit(struct picture *pic, int c, int h, int w);
 
 struct source_item {
 	int label;
-	const char *name;    /* "CLASS/FILE" or "train-images[17]", for messages; the source's until it is closed */
+	const char *path, *name; /* which of the paths, and "CLASS/FILE" or "train-images[17]"; the source's until it is closed */
 	bool encoded;        /* file bytes in data; else decoded pixels in pic */
 	struct buf data;     /* the caller's */
 	struct picture pic;  /* the caller's */

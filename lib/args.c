@@ -19,10 +19,16 @@ bool eword(const char *s, const char *word, const char **rest)
 
 int echoice(const char *what, const char *s, const char *const *name, int n)
 {
+	struct buf all = { 0 };
+
 	for (int i = 0; i < n; i++)
 		if (!strcmp(s, name[i]))
 			return i;
-	usage("%s %s: unknown", what, s);
+	for (int i = 0; i < n; i++) {
+		buf_put(&all, i ? ", " : "", i ? 2 : 0);
+		buf_put(&all, name[i], strlen(name[i]));
+	}
+	usage("%s %s: one of %.*s expected", what, s, (int)all.len, (const char *)all.p);
 }
 
 static void add_name(const char *what, char ***names, int *n, const char *s)

@@ -63,6 +63,7 @@ void cli_option(struct cli *c, int opt, const char *synopsis)
 		set_precision(precision_of(optarg));
 		break;
 	case CLI_LOG:
+		c->log_name = optarg;
 		c->log = fopen(optarg, "a");
 		if (!c->log)
 			die("%s:", optarg);
@@ -92,6 +93,6 @@ void cli_log(const struct cli *c, const char *event, ...)
 	}
 	va_end(ap);
 	if (fprintf(c->log, "}\n") < 0)
-		die("log:");
+		die("%s:", c->log_name);
 	funlockfile(c->log);
 }

@@ -19,6 +19,7 @@ struct cli {
 	bool verbose;          /* -v */
 	bool header;           /* --header: the output's header is all that is wanted */
 	FILE *log;             /* --log, one JSON object a line; NULL: none */
+	const char *log_name;
 };
 
 enum { CLI_SEED = 0x1000, CLI_THREADS, CLI_DEVICE, CLI_ISA, CLI_LOG, CLI_PRECISION, CLI_HEADER };

@@ -198,7 +198,11 @@ bool protocol_option(struct protocol *p, int opt, const char *arg)
 	case PROTO_DSA: set_dsa(p, arg); break;
 	case PROTO_FRESH: p->fresh = yes("--fresh-optimiser", arg); break;
 	case PROTO_DECAY_1D: p->decay_1d = yes("--decay-1d", arg); break;
-	case PROTO_EMA: p->ema = ereal("--ema", arg, 0, 1 - 1e-9); break;
+	case PROTO_EMA:
+		p->ema = ereal("--ema", arg, 0, 1);
+		if (p->ema == 1)
+			usage("--ema 1: the average would stay what the weights begin with");
+		break;
 	case PROTO_REPORT:
 		if (report_parse(&r, arg, err) < 0)
 			usage("--report: %s", err);

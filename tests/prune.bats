@@ -176,10 +176,6 @@ check()
 }
 
 @test "what it refuses: one line, status 1, nothing written" {
-	for r in 0 1 -0.5 1.5; do
-		fails "ratio" prune -o out -r $r <base.ts
-	done
-	fails "ratio" prune -o out --macs 1.5x <base.ts
 	fails "at most 10 parameters; the nearest has [1-9]" prune -o out --params 10 <base.ts
 	fails "at most .* multiply-adds; the nearest has [1-9]" prune -o out --macs 0.0001x <base.ts
 	fails "nothing is to go" prune -o out --params 1G <base.ts
@@ -198,6 +194,10 @@ check()
 }
 
 @test "wrong command lines: status 2" {
+	for r in 0 1 -0.5 1.5; do
+		misused "ratio" prune -o out -r $r <base.ts
+	done
+	misused "ratio" prune -o out --macs 1.5x <base.ts
 	for how in "--importance taylor" "-n 0" "-r half" "--macs 3Q" "--round-to 0" "--member 9" "-r 0.2 --macs 0.5x" \
 	    file; do
 		read -ra words <<<"$how"

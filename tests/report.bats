@@ -77,7 +77,7 @@ says()
 	"$python" - <<-'END' >figures
 	import json, statistics
 	x = [json.load(open(f"run/06-hard-distilled/{i}.json"))["students"][0] for i in range(3)]
-	a = [round(i["accuracy"], 2) for i in x]
+	a = [i["accuracy"] for i in x]
 	for i in x:
 	    print(f'{i["accuracy"]:.2f}\n{i["loss"]:.4f}')
 	print(f"mean {statistics.mean(a):.2f} ± {statistics.stdev(a):.2f}")
