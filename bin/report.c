@@ -493,7 +493,11 @@ int main(int argc, char **argv)
 
 	progname = "report";
 	dir = parse(&out, argc, argv);
-	if (outcome_read(&o, dir, err) < 0 || out_open(&file, out, err) < 0)
+	if (outcome_read(&o, dir, err) < 0)
+		die("%s", err);
+	if (!outcome_has(&o, "log") && !(o.nartefact || o.npicture || o.ntable || o.nresults))
+		die("%s: nothing that a pipeline leaves is in it", dir);
+	if (out_open(&file, out, err) < 0)
 		die("%s", err);
 	put_page(&(struct page){ file.fp, &o });
 	if (out_finish(&file, err) < 0)

@@ -225,7 +225,7 @@ says()
 		"pipe.ts: not a file" "table.tsv: no table of accuracies yet" "no student has been measured yet"
 	[ "$(page half.html count figure chart)" -eq 2 ]
 	run -1 grep -q '<img' half.html
-	mkdir nothing
+	mkdir -p nothing/log
 	report nothing >nothing.html
 	page nothing.html check
 }
@@ -243,6 +243,8 @@ says()
 	fails "nowhere: No such file" report nowhere
 	fails "table.tsv: Not a directory" report run/table.tsv
 	fails "No such file" report -o missing/page.html run
+	mkdir -p images/hat
+	fails "images: nothing that a pipeline leaves" report images
 	run -2 report
 	run -2 report run run
 	run -2 report --frames run
