@@ -4,6 +4,27 @@
 # shellcheck disable=SC2154 # out, log, device, gpus, per_gpu, jobs
 # shellcheck disable=SC2034 # slots
 
+# own_folder: what would be replaced or deleted in it is of this pipeline; $whose: its name, where it is not that of the
+# program
+own_folder()
+{
+	local had
+
+	whose=${whose:-${0##*/}}
+	if [ -e "$out/log/pipeline" ]; then
+		had=$(<"$out/log/pipeline")
+		[ "$had" = "$whose" ] || die "$out: it is of a run of $had; $whose needs a folder of its own"
+	elif [ -d "$out" ] && [ ! -d "$out/log" ] && [ -n "$(ls -A "$out")" ]; then
+		die "$out: it has something else in it; a new or an empty folder is needed"
+	fi
+}
+
+# within FOLDER: the outcome would lie in it, and be taken for a part of it
+within()
+{
+	[ -d "$1" ] && [[ $(realpath -m "$out")/ == "$(realpath "$1")"/* ]]
+}
+
 # Every process of a run inherits the lock of its folder, so that what a killed run left behind is known by it.
 
 # started PID: when, in clock ticks since boot; fails when it is no more

@@ -6,7 +6,7 @@
 # For all others it is their words and what they are made from. What comes from elsewhere counts by its bytes as well:
 # streams that were cut or joined have the history of the whole. Of a step there is in log/ (KEY: the output's name)
 #	KEY.made     how it was called and, without a history, what it was made from and the digest of what it made;
-#	             with one, the digests of what came from elsewhere
+#	             with one, the digests of what came from elsewhere, and that of a result, which has none in it
 #	KEY.seen     size, time and inode of the file when it was last read whole, and what it said then
 #	KEY.seconds  how long it took, with what earlier runs spent on the part of it that was kept
 #	KEY.usage    seconds and peak memory of every program in it
@@ -66,27 +66,6 @@ split()
 say()
 {
 	printf '%s  %s\n' "$(date +%T)" "$*" >&2
-}
-
-# own_folder: what would be replaced or deleted in it is of this pipeline; $whose: its name, where it is not that of the
-# program
-own_folder()
-{
-	local had
-
-	whose=${whose:-${0##*/}}
-	if [ -e "$out/log/pipeline" ]; then
-		had=$(<"$out/log/pipeline")
-		[ "$had" = "$whose" ] || die "$out: it is of a run of $had; $whose needs a folder of its own"
-	elif [ -d "$out" ] && [ ! -d "$out/log" ] && [ -n "$(ls -A "$out")" ]; then
-		die "$out: it has something else in it; a new or an empty folder is needed"
-	fi
-}
-
-# within FOLDER: the outcome would lie in it, and be taken for a part of it
-within()
-{
-	[ -d "$1" ] && [[ $(realpath -m "$out")/ == "$(realpath "$1")"/* ]]
 }
 
 # well_formed FILTER ARGUMENT...: a command line that is wrong ends the run before any work. A filter sees that before it
@@ -169,7 +148,8 @@ json_history()
 		}'
 }
 
-# look_at FILE: $had is what it says of itself, its history or else its digest; fails when it is not there or damaged
+# look_at FILE: $had is what it says of itself, its history or else its digest, $sum the digest of a result; fails when it
+# is not there or damaged
 look_at()
 {
 	local seen=$log/$key.seen now lines=() status=0
@@ -177,16 +157,17 @@ look_at()
 	[ -e "$1" ] || return
 	now=$(stamp "$1") || die "$1: it went away"
 	[ ! -e "$seen" ] || mapfile -t lines <"$seen"
-	had=${lines[1]-}
+	had=${lines[1]-} sum=${lines[2]-}
 	[ "$now" != "${lines[0]-}" ] || return 0
+	sum=
 	case ${1##*/} in
-	*.json) had=$(json_history <"$1") || status=$? ;;
+	*.json) had=$(json_history <"$1") && sum=$(sha256sum <"$1") || status=$? ;;
 	*.ts | 02-*.tar | pool-*.tar) had=$(tsinfo --history --json "$1" 2>/dev/null) || status=$? ;;
 	*) had=$(sha256sum <"$1") || status=$? ;;
 	esac
 	[ "$status" -lt 128 ] || die "$1: not looked at, status $status"
 	[ "$status" -eq 0 ] || return
-	printf '%s\n%s\n' "$now" "$had" | save "$seen" || exit
+	printf '%s\n' "$now" "$had" ${sum:+"$sum"} | save "$seen" || exit
 }
 
 # digest FILE: of something that a step is made from; read again only when it was written
@@ -319,7 +300,7 @@ fresh()
 		done <"$record"
 	fi
 	if [ -n "$foretold" ]; then
-		[ "$had" = "$wanted" ] && [ "$had_bytes" = "$bytes" ]
+		[ "$had" = "$wanted" ] && [ "$had_bytes" = "$bytes" ] && [ "${made:-made $sum}" = "made $sum" ]
 	else
 		# Without the line the step was ended between its output and its record.
 		[ "$words" = "$wanted" ] && [ "${made:-made $had}" = "made $had" ]
@@ -390,7 +371,8 @@ finish_step()
 {
 	[ -e "$output" ] || die "$doing: $output was not made"
 	look_at "$output" || die "$output: it is damaged"
-	[ -n "$foretold" ] || { cat "$log/$key.made" && echo "made $had"; } | save "$log/$key.made"
+	[ -z "$foretold" ] || had=$sum
+	[ -z "$had" ] || { cat "$log/$key.made" && echo "made $had"; } | save "$log/$key.made"
 	rm -rf "$partial"
 	remade+=("${output##*/}")
 }
