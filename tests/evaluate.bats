@@ -222,7 +222,7 @@ accuracy() # of the mean line
 	load-images --classes Sneaker,Trouser work/val.tar >work/two.ts
 	load-images --classes @work/others work/val.tar >work/eight.ts
 	for v in val two eight; do
-		evaluate -p pool.tar -t $( [ $v = val ] || echo work/ )$v.ts >work/$v
+		evaluate -p pool.tar -t "$( [ $v = val ] || echo work/ )$v.ts" >work/$v
 	done
 	# 400 images, 80 and 320: every one is right or wrong, whichever it is measured with.
 	paste work/val work/two work/eight | awk -F '\t' '{ d = 4 * $3 - 0.8 * $9 - 3.2 * $15; if (d * d > 0.01) bad = 1 }
