@@ -491,7 +491,7 @@ stage()
 # nor what others say that failed at the same moment
 quiet()
 {
-	awk '/^parallel: This job failed:$/ { failed = 1 } !failed && !/^parallel: (Starting no more jobs|SIG)/ { print; fflush() }'
+	exec awk '/^parallel: This job failed:$/ { failed = 1 } !failed && !/^parallel: (Starting no more jobs|SIG)/ { print; fflush() }'
 }
 
 # as_told COMMAND: a job of GNU parallel, which would take {} and its like in words of the command itself for its own
@@ -505,7 +505,7 @@ as_told()
 # fails is tried on every host.
 side_by_side()
 {
-	local show=() place=() far=() command=() told=() name word text
+	local show=() place=() far=() command=() told=() name word text said reader status=0
 
 	for ((word = 3; word <= $#; word++)); do
 		[ "${!word}" != ::: ] || break
@@ -549,9 +549,17 @@ side_by_side()
 		"${place[@]}" as_told {} ::: "${told[@]}"
 	if [ -t 2 ]; then
 		"$@"
-	else
-		{ "$@" 2>&1 >&3 3>&- | quiet >&2; } 3>&1
+		return
 	fi
+	exec {said}> >(quiet >&2)
+	reader=$!
+	"$@" 2>&"$said" {said}>&- || status=$?
+	exec {said}>&-
+	# One that was killed while it tried how many processes there may be leaves some that sleep for hours, and would keep
+	# the reader waiting.
+	((status <= 128 || status >= 192)) || kill "$reader" 2>/dev/null || true
+	wait "$reader" || true
+	return "$status"
 }
 
 # count STREAM frames|images

@@ -132,6 +132,19 @@ speaks_of()
 	cmp busy/distilled.ts whole/distilled.ts
 }
 
+@test "a GNU parallel that is killed while something of it sleeps ends the run, and the next one goes on" {
+	local began=$SECONDS
+
+	mkdir asleep
+	printf '#!/bin/bash\nsleep 60 &\nkill -KILL $$\n' >asleep/parallel
+	chmod +x asleep/parallel
+	! (PATH=$PWD/asleep:$PATH run_into sleepers) || return 1
+	[ $((SECONDS - began)) -lt 30 ]
+	run_into sleepers
+	cmp sleepers/distilled.ts whole/distilled.ts
+	cmp sleepers/table.tsv whole/table.tsv
+}
+
 @test "a full disk is one line, and with room again the run goes on" {
 	unshare -rm true 2>/dev/null || skip "no mounts of one's own here"
 	mkdir -p disk
