@@ -505,7 +505,7 @@ as_told()
 # fails is tried on every host.
 side_by_side()
 {
-	local show=() place=() far=() command=() told=() name word text said reader status=0
+	local show=() place=() far=() command=() told=() name word text said reader ended=0
 
 	for ((word = 3; word <= $#; word++)); do
 		[ "${!word}" != ::: ] || break
@@ -553,13 +553,13 @@ side_by_side()
 	fi
 	exec {said}> >(quiet >&2)
 	reader=$!
-	"$@" 2>&"$said" {said}>&- || status=$?
+	"$@" 2>&"$said" {said}>&- || ended=$?
 	exec {said}>&-
 	# One that was killed while it tried how many processes there may be leaves some that sleep for hours, and would keep
 	# the reader waiting.
-	((status <= 128 || status >= 192)) || kill "$reader" 2>/dev/null || true
+	((ended <= 128 || ended >= 192)) || kill "$reader" 2>/dev/null || true
 	wait "$reader" || true
-	return "$status"
+	return "$ended"
 }
 
 # count STREAM frames|images
