@@ -476,8 +476,11 @@ setup()
 		eval "set -- $wrong"
 		status=0
 		run_into early "$@" || status=$?
-		[ "$status" -eq 2 ] && [ "$(wc -l <early.err)" -eq 1 ] && [ ! -e early/01-train.ts ] ||
-			{ echo "$wrong: $status"; cat early.err; return 1; }
+		echo "$wrong: $status, $(cat early.err)"
+		[ "$status" -eq 2 ]
+		[ "$(wc -l <early.err)" -eq 1 ]
+		grep -Eq '^(evaluate|cutmix|synth-step|train-ckpt|prune): ' early.err
+		[ ! -e early/01-train.ts ]
 	done
 	# Too few images, before the pool is trained.
 	rm -rf early
@@ -485,6 +488,16 @@ setup()
 	grep -q "1000 needed" early.err
 	[ -e early/01-train.ts ]
 	run -1 grep -q pool early.err
+}
+
+@test "a student that fails says so in one line" {
+	status=0
+	run_into diverged --whole-steps=0 --hard-opts '--lr 1e6' || status=$?
+	[ "$status" -ne 0 ]
+	grep -v '^..:..:..  ' diverged.err >said
+	cat said
+	[ "$(wc -l <said)" -eq 1 ]
+	grep -q '^evaluate: student [01] .*not finite$' said
 }
 
 @test "a folder of something else, or within the images, is left as it is" {

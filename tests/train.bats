@@ -216,6 +216,9 @@ listed()
 	END
 	cp work/poisoned work/before
 	refused "epoch 2, step 1: loss is not finite" train -e 3 --state work/poisoned -o out <train.ts
+	# One step is an epoch here: its loss is still one.
+	refused "epoch 1: the validation loss is not finite" train -b 10000 -e 1 --lr 1e6 --wd 1e6 -a convnet3-16 -t val.ts \
+		-o out <train.ts
 	cmp work/poisoned work/before
 }
 
