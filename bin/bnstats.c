@@ -7,6 +7,7 @@
 
 #include "../formats/images.h"
 #include "../formats/imageset.h"
+#include "../formats/state.h"
 #include "../formats/stats.h"
 #include "../lib/cli.h"
 #include "../lib/times.h"
@@ -21,20 +22,29 @@ static const char synopsis[] =
 	"  -b BATCH           images at a time (100)\n"
 	"  --crop HOW         rrc:MIN[:MAX], pad:P or none (none)\n"
 	"  --flip P           probability (0)\n"
+	"  --state FILE       resume from, and save to, this file\n"
+	"  --save-every N     frames of images between saves (as many as take 10 s)\n"
 	"  --header           write only the header that the output would have\n"
 	"  --dsa NAMES        one of these an image: color_crop_cutout_flip_scale_rotate\n"
 	"  --seed N, --threads N, --device D, --isa I, --precision P, --log FILE, -o FILE, -v, -h, -V";
 
+enum { SAVE_SECONDS = 10, SAVE_SHARE = 20 }; /* between saves; and no more than one part in so many of the time */
+
 struct options {
 	struct cli cli;
-	const char *pool, *dsa;
+	const char *pool, *dsa, *state;
 	bool recompute, classwise, running;
-	int batch;
+	int batch, every; /* 0: SAVE_SECONDS count */
 	struct trainaug aug;
 };
 
 struct sums { /* of one layer; rows are classes, or all in one */
 	double *sum, *sumsq; /* (rows,C) about the tap's reference */
+};
+
+struct place { /* of a run, in its state */
+	int64_t frames, seen; /* frames read, images in them */
+	uint64_t digest;      /* of these */
 };
 
 struct teach { /* one teacher at work */
@@ -54,15 +64,18 @@ struct survey {
 	int64_t *count;          /* (nclass) images seen */
 	int64_t seen;
 	float *x, *scratch, *logits; /* (batch,C,H,W) twice, (batch,K) */
+	struct val *header;      /* of the output; borrowed */
+	double next_save;
 };
 
 static void parse(struct options *o, int argc, char **argv)
 {
-	enum { RECOMPUTE = 256, CLASSWISE, RUNNING, CROP, FLIP, DSA };
+	enum { RECOMPUTE = 256, CLASSWISE, RUNNING, CROP, FLIP, DSA, STATE, SAVE_EVERY };
 	static const struct option longs[] = {
 		CLI_LONG, CLI_RUN_LONG, { "recompute", 0, NULL, RECOMPUTE }, { "classwise", 0, NULL, CLASSWISE },
 		{ "running", 0, NULL, RUNNING }, { "crop", 1, NULL, CROP }, { "flip", 1, NULL, FLIP },
-		{ "dsa", 1, NULL, DSA }, { 0 }
+		{ "dsa", 1, NULL, DSA }, { "state", 1, NULL, STATE },
+		{ "save-every", 1, NULL, SAVE_EVERY }, { 0 }
 	};
 	bool augmented = false;
 	char err[ERRLEN];
@@ -90,6 +103,8 @@ static void parse(struct options *o, int argc, char **argv)
 				usage("--dsa: %s", err);
 			augmented = true;
 			break;
+		case STATE: o->state = optarg; break;
+		case SAVE_EVERY: o->every = eint("--save-every", optarg, 1, 1 << 30); break;
 		default: cli_option(&o->cli, c, synopsis);
 		}
 	if (optind < argc)
@@ -100,6 +115,8 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("--running goes with --classwise alone");
 	if (augmented && !o->recompute && !o->classwise)
 		usage("--crop, --flip and --dsa need --recompute or --classwise");
+	if (o->every && !o->state)
+		usage("--save-every goes with --state");
 }
 
 static struct val *arguments(const struct options *o)
@@ -231,6 +248,95 @@ static void add_batch(struct survey *s, const struct imageset *frame, int64_t fr
 	cli_log(&o->cli, "batch", "images", (double)s->seen, NULL);
 }
 
+/* The sums so far, into the state where save is set, else out of it; -1: it has not these. */
+static int exchange(struct survey *s, struct state *st, bool save)
+{
+	int missing = 0;
+
+	for (int t = 0; t < s->n; t++)
+		for (int l = 0; l < s->t[t].nlayer; l++) {
+			const struct sums *x = &s->at[t].layer[l];
+			size_t bytes = (size_t)s->rows * plan_tap(s->at[t].plan, l)->c * sizeof(double);
+
+			for (int squared = 0; squared < 2; squared++) {
+				char *name = eprintf_str("%d.%d.%s", t, l, squared ? "sumsq" : "sum");
+				double *p = squared ? x->sumsq : x->sum;
+				const void *was = save ? NULL : state_get(st, name, bytes);
+
+				if (save)
+					state_set(st, name, p, bytes);
+				else if (was)
+					memcpy(p, was, bytes);
+				missing += !save && !was;
+				free(name);
+			}
+		}
+	return missing ? -1 : 0;
+}
+
+/* Behind a whole frame, when it is time. */
+static void save_state(struct survey *s, const struct ts_reader *r)
+{
+	struct place at = { .frames = r->nframes, .seen = s->seen, .digest = ts_digest(r) };
+	struct state st;
+	double start = now();
+	char err[ERRLEN];
+
+	if (!s->o->state || (s->o->every ? r->nframes % s->o->every : start < s->next_save))
+		return;
+	st = state_new();
+	val_put(st.header, "output", val_copy(s->header));
+	state_set(&st, "place", &at, sizeof at);
+	state_set(&st, "count", s->count, s->nclass * sizeof *s->count);
+	exchange(s, &st, true);
+	if (state_write(&st, s->o->state, err) < 0)
+		die("%s", err);
+	state_free(&st);
+	cli_log(&s->o->cli, "saved", "images", (double)s->seen, NULL);
+	s->next_save = now() + MAX(SAVE_SECONDS, SAVE_SHARE * (now() - start));
+}
+
+/* Up to where an earlier run saved, frames are passed by; they must be the same ones. */
+static void pass(struct survey *s, struct ts_reader *r, const struct place *at)
+{
+	struct val *frame;
+	int got = 1;
+
+	while (r->nframes < at->frames && (got = ts_next(r, &frame)) > 0)
+		val_free(frame);
+	if (got < 0)
+		die("%s", r->err);
+	if (r->nframes != at->frames || ts_digest(r) != at->digest)
+		die("%s: of a run on other images; remove it to start anew", s->o->state);
+	s->seen = at->seen;
+	if (s->o->cli.verbose)
+		warn("%s: %lld images are there", s->o->state, (long long)s->seen);
+}
+
+static void resume(struct survey *s, struct ts_reader *r)
+{
+	struct val *mine = val_map();
+	const struct place *at;
+	const void *count;
+	struct state st;
+	char err[ERRLEN];
+	int rc;
+
+	s->next_save = now() + SAVE_SECONDS;
+	val_put(mine, "output", val_copy(s->header));
+	if ((rc = state_resume(&st, s->o->state, mine, err)) < 0)
+		die("%s", err);
+	if (rc) {
+		at = state_get(&st, "place", sizeof *at);
+		count = state_get(&st, "count", s->nclass * sizeof *s->count);
+		if (!at || !count || exchange(s, &st, false) < 0)
+			die("%s: no sums of these networks in it", s->o->state);
+		memcpy(s->count, count, s->nclass * sizeof *s->count);
+		pass(s, r, at);
+	}
+	state_free(&st);
+}
+
 /* Encoded images are decoded a frame at a time. */
 static uint8_t *decode(const struct survey *s, const struct ts_reader *r, const struct image_frame *f)
 {
@@ -258,6 +364,8 @@ static void survey_images(struct survey *s, struct ts_reader *r)
 	int got;
 
 	start_survey(s);
+	if (s->o->state)
+		resume(s, r);
 	while ((got = ts_next(r, &frame)) > 0) {
 		struct image_frame f;
 		uint8_t *px = NULL;
@@ -276,6 +384,7 @@ static void survey_images(struct survey *s, struct ts_reader *r)
 			add_batch(s, &set, from, MIN(s->o->batch, f.n - from));
 		free(px);
 		val_free(frame);
+		save_state(s, r);
 	}
 	progress_done();
 	if (got < 0)
@@ -403,6 +512,7 @@ int main(int argc, char **argv)
 		ets_header(o.cli.out, header);
 		return 0;
 	}
+	s.header = header;
 	read_teachers(&s, header); /* checks the header's classes, shape and normalisation, too */
 	header_shape(header, s.chw);
 	header_norm(header, &s.norm);

@@ -17,6 +17,7 @@ static const char synopsis[] =
 	"  --u8               8 bits a logit and a range for each image\n"
 	"  --mean WHAT        logits, or probs: the log of the mean probabilities (logits)\n"
 	"  --relabel          replace labels that are there\n"
+	"  --state FILE       the output as far as it is, from which a run that was killed goes on; needs -o\n"
 	"  --header           write only the header that the output would have\n"
 	"  --threads N, --device cpu|cuda|auto, --isa NAME, --precision fp32|tf32|bf16\n"
 	"  -o FILE            output file\n"
@@ -25,7 +26,7 @@ static const char synopsis[] =
 
 struct options {
 	struct cli cli;
-	const char *pool;
+	const char *pool, *state;
 	int top;
 	bool u8, probs, relabel;
 };
@@ -37,10 +38,10 @@ struct pool {
 
 static void parse(struct options *o, int argc, char **argv)
 {
-	enum { TOP = 256, U8, MEAN, RELABEL };
+	enum { TOP = 256, U8, MEAN, RELABEL, STATE };
 	static const struct option longs[] = {
 		CLI_LONG, { "top", 1, NULL, TOP }, { "u8", 0, NULL, U8 }, { "mean", 1, NULL, MEAN },
-		{ "relabel", 0, NULL, RELABEL }, { 0 }
+		{ "relabel", 0, NULL, RELABEL }, { "state", 1, NULL, STATE }, { 0 }
 	};
 	int c;
 
@@ -55,6 +56,7 @@ static void parse(struct options *o, int argc, char **argv)
 			o->probs = *optarg == 'p';
 			break;
 		case RELABEL: o->relabel = true; break;
+		case STATE: o->state = optarg; break;
 		default: cli_option(&o->cli, c, synopsis);
 		}
 	if (optind < argc)
@@ -65,6 +67,8 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("-p -: standard input has the recipes");
 	if (o->top && o->u8)
 		usage("--top and --u8 do not go together");
+	if (o->state && !o->cli.out && !o->cli.header)
+		usage("--state gets the output's name at the end: -o FILE is needed");
 }
 
 static const char *name_of(const struct pool *p, int teacher)
@@ -127,6 +131,12 @@ static struct val *header_of(const struct val *in, const struct options *o)
 	return h;
 }
 
+static void open_output(struct ts_writer *w, const struct options *o, const struct val *header)
+{
+	if ((o->state ? ts_take_up(w, o->cli.out, o->state, header) : ts_create(w, o->cli.out, header)) < 0)
+		die("%s", w->err);
+}
+
 static void put(struct ts_writer *w, const struct val *frame)
 {
 	if (ts_put(w, frame) < 0 || ts_flush(w) < 0)
@@ -166,10 +176,11 @@ int main(int argc, char **argv)
 
 	if (o.top > nclass)
 		die("--top %d: there are %d classes", o.top, nclass);
-	if (ts_create(&w, o.cli.out, header) < 0)
-		die("%s", w.err);
+	open_output(&w, &o, header);
 	for (int64_t i = 0; i < s.nimage_frames; i++)
 		put(&w, s.image_frames[i]);
+	if (ts_ahead(&w) && o.cli.verbose)
+		warn("%lld of %ld batches are there", (long long)ts_ahead(&w), total);
 	while ((got = recipe_stream_next(&s, &frame, &recipe)) > 0) {
 		int had = soft_from_frame(frame, recipe.n, nclass, soft, err);
 
@@ -177,9 +188,13 @@ int main(int argc, char **argv)
 			die("%s: frame %lld: %s", s.r.name, (long long)s.r.nframes - 1, err);
 		if (had > 0 && !o.relabel)
 			die("%s: frame %lld: labelled already (--relabel replaces)", s.r.name, (long long)s.r.nframes - 1);
-		label(&pool, replay_run(replay, &recipe, 0), recipe.n, o.probs, soft);
-		soft_to_frame(frame, soft, recipe.n, nclass, form, o.top);
-		put(&w, frame);
+		if (ts_ahead(&w)) {
+			ts_pass(&w);
+		} else {
+			label(&pool, replay_run(replay, &recipe, 0), recipe.n, o.probs, soft);
+			soft_to_frame(frame, soft, recipe.n, nclass, form, o.top);
+			put(&w, frame);
+		}
 		val_free(frame);
 		recipe_free(&recipe);
 		progress("batches", s.done, total, NULL);

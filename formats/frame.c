@@ -84,6 +84,15 @@ void hash_push(struct buf *hashes, uint64_t hash)
 	buf_put(hashes, b, sizeof b);
 }
 
+uint64_t hash_at(const struct buf *hashes, size_t i)
+{
+	uint64_t v = 0;
+
+	for (int k = 8; k--;)
+		v = v << 8 | hashes->p[8 * i + k];
+	return v;
+}
+
 int first_key(const uint8_t *p, size_t n, const char *key)
 {
 	size_t head, len = strlen(key), i;

@@ -12,6 +12,7 @@ uint64_t seal_hash(const uint8_t *p, size_t n);        /* as claimed by the seal
 int seal_check(const uint8_t *p, size_t n);            /* -1 when there is no seal or the bytes do not match it */
 uint64_t hash_of_hashes(const struct buf *hashes);     /* hashes: 8 bytes each, little-endian */
 void hash_push(struct buf *hashes, uint64_t hash);
+uint64_t hash_at(const struct buf *hashes, size_t i);
 
 /* The first key of the map p[0..n) is this one: 1, 0; -1 when n bytes do not tell. */
 int first_key(const uint8_t *p, size_t n, const char *key);

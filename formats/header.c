@@ -218,6 +218,21 @@ static int enter_tar(FILE *fp)
 	return 0;
 }
 
+int history_same(const struct val *mine, const struct val *was, const char *path, char err[ERRLEN])
+{
+	const struct val *a = history_args(mine), *b = history_args(was), *p;
+
+	for (size_t i = 0; a && i < a->map.len; i++) {
+		p = val_get(b, a->map.key[i]);
+		if (!p || !val_equal(a->map.item[i], p))
+			return fail(err, "%s: of a run with another %s; remove it to start anew", path, a->map.key[i]);
+	}
+	for (size_t i = 0; a && b && i < b->map.len; i++)
+		if (!val_get(a, b->map.key[i]))
+			return fail(err, "%s: of a run with %s; remove it to start anew", path, b->map.key[i]);
+	return 0;
+}
+
 int history_file(const char *path, struct val **out, char err[ERRLEN])
 {
 	FILE *fp = fopen(path, "rbe");

@@ -38,6 +38,9 @@ void header_set_shape(struct val *h, const int chw[3]);
  * entry equal to the last one is not repeated. */
 void history_add(struct val *h, const char *program, struct val *args);
 struct val *history_args(const struct val *h); /* of the last entry; NULL: there is none */
+/* The headers' last entries have the same arguments. -1 and err, of the file at path that has was, with the first that
+ * differs. */
+int history_same(const struct val *mine, const struct val *was, const char *path, char err[ERRLEN]);
 /* An input file as an argument: {"xxh3": hex digest of its bytes, "history": its header's}; a pool has its first
  * member's. -1 and err when unreadable. */
 int history_file(const char *path, struct val **out, char err[ERRLEN]);

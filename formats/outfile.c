@@ -141,33 +141,46 @@ void eout_probe(const char *path)
 		die("%s", err);
 }
 
-int out_open(struct outfile *o, const char *path, char err[ERRLEN])
+/* Where an output of this name is to be, in *where, the caller's. 0: there is something that is no plain file, and is
+ * written to as it stands. */
+static int destination(const char *path, char **where, char err[ERRLEN])
 {
 	char real[PATH_MAX];
 	struct stat st;
-	int fd;
 
-	if (!path || !strcmp(path, "-"))
-		return open_stdout(o, err);
-	*o = (struct outfile){ .path = NULL };
+	*where = NULL;
 	if (!stat(path, &st)) {
 		if (S_ISDIR(st.st_mode))
 			return errno = EISDIR, fail(err, "%s:", path);
-		if (!S_ISREG(st.st_mode)) {
-			if (!(o->fp = fopen(path, "w")))
-				return fail(err, "%s:", path);
-			o->path = estrdup(path);
+		if (!S_ISREG(st.st_mode))
 			return 0;
-		}
 		if (!realpath(path, real)) /* a link stays one: what it points to is replaced */
 			return fail(err, "%s:", path);
-		o->path = estrdup(real);
+		*where = estrdup(real);
 	} else if (errno != ENOENT) {
 		return fail(err, "%s:", path);
 	} else if (!*path || path[strlen(path) - 1] == '/') { /* now, not when all the work is done */
 		return errno = *path ? EISDIR : ENOENT, fail(err, "'%s':", path);
 	} else {
-		o->path = through_links(path);
+		*where = through_links(path);
+	}
+	return 1;
+}
+
+int out_open(struct outfile *o, const char *path, char err[ERRLEN])
+{
+	int fd, rc;
+
+	if (!path || !strcmp(path, "-"))
+		return open_stdout(o, err);
+	*o = (struct outfile){ .path = NULL };
+	if ((rc = destination(path, &o->path, err)) < 0)
+		return -1;
+	if (!rc) {
+		if (!(o->fp = fopen(path, "w")))
+			return fail(err, "%s:", path);
+		o->path = estrdup(path);
+		return 0;
 	}
 	if ((fd = open_tmp(o, path, err)) < 0) {
 		free(o->path);
@@ -181,6 +194,44 @@ int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 	close(fd);
 	out_abort(o);
 	return -1;
+}
+
+/* Both files are plain ones, and one can become the other. */
+static int check_kept(const struct outfile *o, const char *path, char err[ERRLEN])
+{
+	struct stat kept, st;
+	char *folder = estrdup(o->path);
+	int rc = fstat(fileno(o->fp), &kept) < 0 ? fail(err, "%s:", o->tmp) : 0;
+
+	if (!rc && !S_ISREG(kept.st_mode))
+		rc = fail(err, "%s: a regular file is needed", o->tmp);
+	if (!rc && !stat(o->path, &st) && st.st_dev == kept.st_dev && st.st_ino == kept.st_ino)
+		rc = fail(err, "%s: the output, and what is kept of it, cannot be one file", path);
+	if (!rc && stat(dirname(folder), &st) < 0)
+		rc = fail(err, "%s:", path);
+	if (!rc && st.st_dev != kept.st_dev)
+		rc = fail(err, "%s: on another file system than %s, whose name it is to get", o->tmp, path);
+	free(folder);
+	return rc;
+}
+
+int out_take_up(struct outfile *o, const char *path, const char *kept, char err[ERRLEN])
+{
+	int rc, fd;
+
+	*o = (struct outfile){ .kept = true };
+	if ((rc = destination(path, &o->path, err)) < 0)
+		return -1;
+	if (!rc)
+		return fail(err, "%s: a regular file is needed", path);
+	o->tmp = estrdup(kept);
+	fd = open(kept, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+	if (fd >= 0 && !(o->fp = fdopen(fd, "r+")))
+		close(fd);
+	rc = o->fp ? check_kept(o, path, err) : fail(err, "%s:", kept);
+	if (rc < 0)
+		out_abort(o);
+	return rc;
 }
 
 static int sync_folder(const char *path)
@@ -249,7 +300,7 @@ void out_abort(struct outfile *o)
 {
 	if (o->fp && o->fp != stdout)
 		fclose(o->fp);
-	if (o->tmp) {
+	if (o->tmp && !o->kept) {
 		unlink(o->tmp);
 		unregister_tmp(o->tmp);
 	}

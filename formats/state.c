@@ -135,18 +135,11 @@ int state_read(struct state *s, const char *path, char err[ERRLEN])
 
 static int check_same(const struct val *was, const struct val *mine, const char *path, char err[ERRLEN])
 {
-	const struct val *a = history_args(val_get(mine, "output")), *b = history_args(val_get(was, "output")), *p;
-
-	for (size_t i = 0; a && i < a->map.len; i++) {
-		p = val_get(b, a->map.key[i]);
-		if (!p || !val_equal(a->map.item[i], p))
-			return fail(err, "%s: of a run with another %s; remove it to start anew", path, a->map.key[i]);
-	}
-	for (size_t i = 0; a && b && i < b->map.len; i++)
-		if (!val_get(a, b->map.key[i]))
-			return fail(err, "%s: of a run with %s; remove it to start anew", path, b->map.key[i]);
+	if (history_same(val_get(mine, "output"), val_get(was, "output"), path, err) < 0)
+		return -1;
 	for (size_t i = 0; i < mine->map.len; i++) {
-		p = val_get(was, mine->map.key[i]);
+		const struct val *p = val_get(was, mine->map.key[i]);
+
 		if (!p || !val_equal(mine->map.item[i], p))
 			return fail(err, "%s: of a run %s; remove it to start anew", path,
 				!strcmp(mine->map.key[i], "pool") ? "over another pool" : "on other images");

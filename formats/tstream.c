@@ -286,6 +286,11 @@ int ts_next(struct ts_reader *r, struct val **frame)
 	return broken(r, why);
 }
 
+uint64_t ts_digest(const struct ts_reader *r)
+{
+	return hash_of_hashes(&r->impl->hashes);
+}
+
 void ts_close(struct ts_reader *r)
 {
 	struct ts_impl *im = r->impl;

@@ -34,6 +34,7 @@ int ts_open_mem(struct ts_reader *r, const void *p, size_t n, const char *name, 
 int ts_next(struct ts_reader *r, struct val **frame);
 /* The same without parsing: the frame's verified bytes, valid until the next call (what tscat and tscut pass on). */
 int ts_next_raw(struct ts_reader *r, const uint8_t **p, size_t *n);
+uint64_t ts_digest(const struct ts_reader *r); /* of the header and all frames handed out so far, in order */
 void ts_close(struct ts_reader *r);
 
 /* Random access on a regular file: opens by the trailer's offsets, frame i (0-based) by seeking. Every frame's hash is
@@ -58,6 +59,13 @@ struct ts_writer {
  * (ts_abort, exit, or a signal that ends the process) leaves nothing behind. */
 int ts_create(struct ts_writer *w, const char *path, const struct val *header);
 int ts_create_mem(struct ts_writer *w, struct buf *out, const struct val *header);
+/* The same for a named file, which grows as the file kept, stays there when the process ends early, and gets its name by
+ * ts_finish; both on one file system. What an earlier run left of this stream is gone on with: of its whole frames
+ * ts_ahead are still to be come by, each by being put again, and refused if it is another, or by ts_pass. A file that is
+ * not of this header is refused and left alone. */
+int ts_take_up(struct ts_writer *w, const char *path, const char *kept, const struct val *header);
+int64_t ts_ahead(const struct ts_writer *w);
+void ts_pass(struct ts_writer *w);
 int ts_put(struct ts_writer *w, const struct val *frame); /* frame borrowed; a stale "xxh3" key in it is replaced */
 int ts_put_raw(struct ts_writer *w, const void *p, size_t n); /* bytes as ts_next_raw gave them */
 int ts_flush(struct ts_writer *w); /* hands what was written so far to the reader of the pipe */
@@ -70,11 +78,14 @@ void ets_header(const char *path, const struct val *header);
 struct outfile {
 	FILE *fp;
 	char *path, *tmp; /* NULL: standard output */
+	bool kept;        /* tmp is the caller's, and stays unless all ends well */
 };
 /* -1 and err where out_open would fail: known before the work. NULL and what is no plain file are not tried. */
 int out_probe(const char *path, char err[ERRLEN]);
 void eout_probe(const char *path); /* dies of it */
 int out_open(struct outfile *o, const char *path, char err[ERRLEN]);
+/* The same with the file kept as the temporary one, opened to be read and written, with what is in it. */
+int out_take_up(struct outfile *o, const char *path, const char *kept, char err[ERRLEN]);
 int out_finish(struct outfile *o, char err[ERRLEN]);
 void out_abort(struct outfile *o);
 

@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../lib/times.h"
 #include "frame.h"
+#include "header.h"
 
 /* A trailer holds one object a frame and a few more. */
 #define MAX_FRAMES (SCAN_MAXOBJECTS - 64)
@@ -17,6 +19,7 @@ struct ts_wimpl {
 	struct buf hashes;
 	struct val *offsets;
 	int64_t pos;
+	int64_t ahead;       /* of the offsets, those of frames that an earlier run left and that were not come by yet */
 	bool failed;
 };
 
@@ -63,7 +66,8 @@ static size_t bulk(const struct val *v)
 	}
 }
 
-static int put_object(struct ts_writer *w, const struct val *map, const char *what)
+/* The object's bytes, in im->buf. */
+static int seal_object(struct ts_writer *w, const struct val *map, const char *what)
 {
 	struct ts_wimpl *im = w->impl;
 
@@ -74,7 +78,12 @@ static int put_object(struct ts_writer *w, const struct val *map, const char *wh
 		im->failed = true;
 		return fail(w->err, "%s: %s is larger than 256 MiB, or nests too deeply", w->name, what);
 	}
-	return write_bytes(w, im->buf.p, im->buf.len);
+	return 0;
+}
+
+static int put_object(struct ts_writer *w, const struct val *map, const char *what)
+{
+	return seal_object(w, map, what) < 0 ? -1 : write_bytes(w, w->impl->buf.p, w->impl->buf.len);
 }
 
 static int start(struct ts_writer *w, const struct val *header)
@@ -128,10 +137,89 @@ static int note_frame(struct ts_writer *w, uint64_t hash, int64_t at)
 	return 0;
 }
 
+/* Of the frames that an earlier run left, the next one must be this. */
+static int come_by(struct ts_writer *w, uint64_t hash)
+{
+	struct ts_wimpl *im = w->impl;
+	int64_t i = im->offsets->list.len - im->ahead;
+
+	if (hash_at(&im->hashes, 1 + i) != hash) { /* the first is the header's */
+		im->failed = true;
+		return fail(w->err, "%s: frame %lld is another run's; remove it to start anew", im->out.tmp, (long long)i);
+	}
+	im->ahead--;
+	return 0;
+}
+
+static int add_frame(struct ts_writer *w, const uint8_t *p, size_t n)
+{
+	int64_t at = w->impl->pos;
+
+	if (w->impl->ahead)
+		return come_by(w, seal_hash(p, n));
+	return write_bytes(w, p, n) < 0 ? -1 : note_frame(w, seal_hash(p, n), at);
+}
+
+/* The header of a new file, which is there for good before any frame; or the frames of an old one. The header is in
+ * im->buf. */
+static int go_on(struct ts_writer *w, const struct val *header)
+{
+	struct ts_wimpl *im = w->impl;
+	FILE *fp = im->out.fp;
+	struct ts_reader r;
+	uint8_t *old = emalloc(im->buf.len);
+	size_t have = fread(old, 1, im->buf.len, fp), n;
+	bool mine = !memcmp(old, im->buf.p, have);
+	const uint8_t *p;
+	int rc = 0;
+
+	free(old);
+	rewind(fp);
+	hash_push(&im->hashes, seal_hash(im->buf.p, im->buf.len));
+	if (mine && have < im->buf.len)
+		return ftruncate(fileno(fp), 0) || write_bytes(w, im->buf.p, im->buf.len) < 0 || fflush(fp) || fsync(fileno(fp)) ?
+			fail(w->err, "%s:", im->out.tmp) : 0;
+	im->pos = im->buf.len;
+	if (ts_open_file(&r, fp, im->out.tmp, NULL) < 0)
+		return fail(w->err, "%s", r.err);
+	if (!mine)
+		rc = history_same(header, r.header, im->out.tmp, w->err) < 0 ? -1 :
+			fail(w->err, "%s: of another run; remove it to start anew", im->out.tmp);
+	while (!rc && ts_next_raw(&r, &p, &n) > 0) { /* until the trailer, or a frame that is not whole */
+		rc = note_frame(w, seal_hash(p, n), im->pos);
+		im->pos += n;
+	}
+	im->ahead = im->offsets->list.len;
+	ts_close(&r);
+	if (!rc && (fseeko(fp, im->pos, SEEK_SET) || ftruncate(fileno(fp), im->pos)))
+		rc = fail(w->err, "%s:", im->out.tmp);
+	return rc;
+}
+
+int ts_take_up(struct ts_writer *w, const char *path, const char *kept, const struct val *header)
+{
+	init(w, path);
+	if (out_take_up(&w->impl->out, path, kept, w->err) < 0 || seal_object(w, header, "the header") < 0 ||
+	    go_on(w, header) < 0) {
+		ts_abort(w);
+		return -1;
+	}
+	return 0;
+}
+
+int64_t ts_ahead(const struct ts_writer *w)
+{
+	return w->impl->ahead;
+}
+
+void ts_pass(struct ts_writer *w)
+{
+	w->impl->ahead--;
+}
+
 int ts_put(struct ts_writer *w, const struct val *frame)
 {
 	struct ts_wimpl *im = w->impl;
-	int64_t at = im->pos;
 
 	if (im->failed)
 		return -1;
@@ -140,24 +228,18 @@ int ts_put(struct ts_writer *w, const struct val *frame)
 		im->failed = true;
 		return fail(w->err, "%s: not a frame", w->name);
 	}
-	if (put_object(w, frame, "a frame") < 0)
-		return -1;
-	return note_frame(w, seal_hash(im->buf.p, im->buf.len), at);
+	return seal_object(w, frame, "a frame") < 0 ? -1 : add_frame(w, im->buf.p, im->buf.len);
 }
 
 int ts_put_raw(struct ts_writer *w, const void *p, size_t n)
 {
-	int64_t at = w->impl->pos;
-
 	if (w->impl->failed)
 		return -1;
 	if (n <= SEAL_BYTES || n > TS_FRAME_MAX) {
 		w->impl->failed = true;
 		return fail(w->err, "%s: not a frame", w->name);
 	}
-	if (write_bytes(w, p, n) < 0)
-		return -1;
-	return note_frame(w, seal_hash(p, n), at);
+	return add_frame(w, p, n);
 }
 
 int ts_flush(struct ts_writer *w)
@@ -195,6 +277,10 @@ int ts_finish(struct ts_writer *w)
 	struct val *t;
 	int rc;
 
+	if (!im->failed && im->ahead) {
+		im->failed = true;
+		fail(w->err, "%s: of a run of more frames; remove it to start anew", im->out.tmp);
+	}
 	if (im->failed) {
 		ts_abort(w);
 		return -1;

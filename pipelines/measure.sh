@@ -153,6 +153,11 @@ train_run()
 		"${of[@]}"
 }
 
+statistics()
+{
+	bnstats "$@" --state "$partial/state" ${header:+"$header"} -o "$to" <"$training"
+}
+
 initial()
 {
 	synth-init "$@" ${header:+"$header"} -o "$to" <"$training"
@@ -215,7 +220,7 @@ hard()
 labels()
 {
 	cutmix -b "$2" --seed "$seed" "${@:4}" ${header:+"$header"} <"$1" |
-		softlabel -p "$3" "${of[@]}" ${header:+"$header"} -o "$to"
+		softlabel -p "$3" "${of[@]}" --state "$partial/state" ${header:+"$header"} -o "$to"
 }
 
 # soft LABELLED ...

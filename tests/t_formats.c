@@ -387,6 +387,94 @@ static void test_output(void)
 	val_free(f);
 }
 
+static void set_file(const char *path, const void *p, size_t n)
+{
+	FILE *fp = fopen(path, "w");
+
+	if (!fp || fwrite(p, 1, n, fp) != n || fclose(fp))
+		die("%s:", path);
+}
+
+static bool has(const char *path, const void *p, size_t n)
+{
+	FILE *fp = fopen(path, "r");
+	uint8_t *q = emalloc(n + 1);
+	bool same = fp && fread(q, 1, n + 1, fp) == n && !memcmp(p, q, n);
+
+	if (fp)
+		fclose(fp);
+	free(q);
+	return same;
+}
+
+/* Takes up what is at "kept", and puts so many frames behind those that it has, or all where again is set. */
+static int go_on(struct ts_writer *w, const struct val *h, int nframes, bool again)
+{
+	if (ts_take_up(w, in_dir("taken"), in_dir("kept"), h) < 0)
+		return -1;
+	for (int i = 0; i < nframes; i++) {
+		struct val *f = a_frame(i);
+		int rc = 0;
+
+		if (!again && ts_ahead(w))
+			ts_pass(w);
+		else
+			rc = ts_put(w, f);
+		val_free(f);
+		if (rc < 0) {
+			ts_abort(w);
+			return -1;
+		}
+	}
+	return ts_finish(w);
+}
+
+static void test_take_up(void)
+{
+	enum { FRAMES = 4 };
+	struct buf b = a_stream("images", FRAMES);
+	struct val *h = a_header("images"), *other = a_header("stats"), *f = a_frame(1);
+	struct ts_writer w;
+	struct buf header = { 0 };
+	size_t bad = 0, refused = 0;
+
+	for (size_t n = 0; n <= b.len; n += n < 8 ? 1 : 5) {
+		set_file(in_dir("kept"), b.p, n);
+		bad += go_on(&w, h, FRAMES, n % 2) < 0 || !has(in_dir("taken"), b.p, b.len) || !access(in_dir("kept"), F_OK);
+	}
+	ok(!bad, "a stream that ends anywhere is gone on with", w.err);
+	seal(&header, h);
+	for (size_t n = 0; n < b.len; n += 13) {
+		bool done, left;
+
+		b.p[n] ^= 4;
+		set_file(in_dir("kept"), b.p, b.len);
+		done = !go_on(&w, h, FRAMES, true);
+		left = has(in_dir("kept"), b.p, b.len);
+		b.p[n] ^= 4;
+		bad += done ? !has(in_dir("taken"), b.p, b.len) : n >= header.len || !left;
+		refused += !done;
+	}
+	ok(!bad && refused, "so is one with a damaged frame; one with a damaged header is left alone", w.err);
+	set_file(in_dir("kept"), b.p, b.len);
+	ok(ts_take_up(&w, in_dir("taken"), in_dir("kept"), other) < 0 && strstr(w.err, "another run") &&
+		has(in_dir("kept"), b.p, b.len), "another header", w.err);
+	ok(go_on(&w, h, FRAMES - 1, true) < 0 && strstr(w.err, "more frames"), "fewer frames than it has", w.err);
+	set_file(in_dir("kept"), b.p, b.len);
+	if (ts_take_up(&w, in_dir("taken"), in_dir("kept"), h) < 0)
+		die("%s", w.err);
+	ok(ts_ahead(&w) == FRAMES && ts_put(&w, f) < 0 && strstr(w.err, "frame 0"), "another frame", w.err);
+	ts_abort(&w);
+	ok(!access(in_dir("kept"), F_OK), "what is given up stays", "");
+	unlink(in_dir("kept"));
+	unlink(in_dir("taken"));
+	val_free(f);
+	buf_free(&header);
+	val_free(h);
+	val_free(other);
+	buf_free(&b);
+}
+
 static void test_headers(void)
 {
 	static const char *const other[] = { "coat", "boot", "bag" }, *const unknown[] = { "boot" };
@@ -443,6 +531,7 @@ int main(void)
 	test_headers();
 	test_pools();
 	test_output();
+	test_take_up();
 	for (i = 0; i < LEN(files); i++)
 		unlink(in_dir(files[i]));
 	ok(!rmdir(dir), "no temporary file is left", strerror(errno));

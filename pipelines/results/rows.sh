@@ -118,8 +118,7 @@ in_shell()
 
 	[ -n "$header" ] || case $whole in
 	train-ckpt*-e\ 0* | train-ckpt*' -i '*) ;;
-	train-ckpt*) whole+=" --state $(printf %q "$partial")/state" ;;
-	synth-step*) whole+=" --state $(printf %q "$partial")/state" ;;
+	train-ckpt* | synth-step* | bnstats* | *' | softlabel '*) whole+=" --state $(printf %q "$partial")/state" ;;
 	esac
 	if [ -n "$header" ]; then
 		whole="${whole// | / --header | } --header"
