@@ -44,6 +44,7 @@ claim()
 # product NAME WORDS LINE: how a file is made. The products that stand in the line are its inputs; -o NAME is added.
 product()
 {
+	[ "${line[$1]-$3}" = "$3" ] || die "$1: two products of this name: ${line[$1]}, and $3"
 	about[$1]=$2
 	line[$1]=$3
 }
