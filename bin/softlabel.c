@@ -67,6 +67,8 @@ static void parse(struct options *o, int argc, char **argv)
 		usage("-p -: standard input has the recipes");
 	if (o->top && o->u8)
 		usage("--top and --u8 do not go together");
+	if (o->state && !strcmp(o->state, "-"))
+		usage("--state -: a file is needed");
 	if (o->state && !o->cli.out && !o->cli.header)
 		usage("--state gets the output's name at the end: -o FILE is needed");
 }

@@ -171,11 +171,16 @@ void history_add(struct val *h, const char *program, struct val *args)
 		val_push(list, entry);
 }
 
-struct val *history_args(const struct val *h)
+static const struct val *last_entry(const struct val *h)
 {
 	const struct val *list = val_get(h, "history");
 
-	return list && list->type == V_LIST && list->list.len ? val_get(list->list.item[list->list.len - 1], "args") : NULL;
+	return list && list->type == V_LIST && list->list.len ? list->list.item[list->list.len - 1] : NULL;
+}
+
+struct val *history_args(const struct val *h)
+{
+	return val_get(last_entry(h), "args");
 }
 
 static int digest(FILE *fp, char hex[33])
@@ -221,7 +226,10 @@ static int enter_tar(FILE *fp)
 int history_same(const struct val *mine, const struct val *was, const char *path, char err[ERRLEN])
 {
 	const struct val *a = history_args(mine), *b = history_args(was), *p;
+	const char *program = val_get_str(last_entry(mine), "program"), *other = val_get_str(last_entry(was), "program");
 
+	if (!other || strcmp(program ? program : "", other))
+		return fail(err, "%s: no state of this program", path);
 	for (size_t i = 0; a && i < a->map.len; i++) {
 		p = val_get(b, a->map.key[i]);
 		if (!p || !val_equal(a->map.item[i], p))

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -196,42 +197,55 @@ int out_open(struct outfile *o, const char *path, char err[ERRLEN])
 	return -1;
 }
 
-/* Both files are plain ones, and one can become the other. */
-static int check_kept(const struct outfile *o, const char *path, char err[ERRLEN])
+/* One file can get the other's name: tried, since neither devices nor mounts tell. */
+static int try_rename(const char *from, const char *to, char err[ERRLEN])
 {
-	struct stat kept, st;
-	char *folder = estrdup(o->path);
-	int rc = fstat(fileno(o->fp), &kept) < 0 ? fail(err, "%s:", o->tmp) : 0;
+	struct outfile a, b = { .path = NULL };
+	int rc = out_open(&a, from, err) < 0 || out_open(&b, to, err) < 0 ? -1 : 0;
 
-	if (!rc && !S_ISREG(kept.st_mode))
-		rc = fail(err, "%s: a regular file is needed", o->tmp);
-	if (!rc && !stat(o->path, &st) && st.st_dev == kept.st_dev && st.st_ino == kept.st_ino)
-		rc = fail(err, "%s: the output, and what is kept of it, cannot be one file", path);
-	if (!rc && stat(dirname(folder), &st) < 0)
-		rc = fail(err, "%s:", path);
-	if (!rc && st.st_dev != kept.st_dev)
-		rc = fail(err, "%s: on another file system than %s, whose name it is to get", o->tmp, path);
-	free(folder);
+	if (!rc && rename(a.tmp, b.tmp) < 0)
+		rc = fail(err, "%s cannot get the name %s at the end:", from, to);
+	out_abort(&a);
+	out_abort(&b);
 	return rc;
+}
+
+/* The file is this process's alone, and stays. */
+static int claim(const struct outfile *o, char err[ERRLEN])
+{
+	struct stat mine, st;
+
+	if (flock(fileno(o->fp), LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+		return fail(err, "%s: another run is at work on it", o->tmp);
+	if (fstat(fileno(o->fp), &mine) < 0 || stat(o->tmp, &st) < 0 || st.st_dev != mine.st_dev || st.st_ino != mine.st_ino)
+		return fail(err, "%s: it was renamed just now; another run had been at work on it", o->tmp);
+	if (!stat(o->path, &st) && st.st_dev == mine.st_dev && st.st_ino == mine.st_ino)
+		return fail(err, "%s: the output, and what is kept of it, cannot be one file", o->tmp);
+	if (!fstat(STDIN_FILENO, &st) && st.st_dev == mine.st_dev && st.st_ino == mine.st_ino)
+		return fail(err, "%s: the input, and what is kept of the output, cannot be one file", o->tmp);
+	return 0;
 }
 
 int out_take_up(struct outfile *o, const char *path, const char *kept, char err[ERRLEN])
 {
-	int rc, fd;
+	int to, from, fd;
 
 	*o = (struct outfile){ .kept = true };
-	if ((rc = destination(path, &o->path, err)) < 0)
-		return -1;
-	if (!rc)
-		return fail(err, "%s: a regular file is needed", path);
-	o->tmp = estrdup(kept);
-	fd = open(kept, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-	if (fd >= 0 && !(o->fp = fdopen(fd, "r+")))
-		close(fd);
-	rc = o->fp ? check_kept(o, path, err) : fail(err, "%s:", kept);
-	if (rc < 0)
-		out_abort(o);
-	return rc;
+	if ((to = destination(path, &o->path, err)) >= 0 && (from = destination(kept, &o->tmp, err)) >= 0) {
+		if (!to || !from)
+			fail(err, "%s: a regular file is needed", to ? kept : path);
+		else if (!try_rename(o->tmp, o->path, err)) {
+			fd = open(o->tmp, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+			if (fd < 0 || !(o->fp = fdopen(fd, "r+")))
+				fail(err, "%s:", kept);
+			else if (!claim(o, err))
+				return 0;
+			if (fd >= 0 && !o->fp)
+				close(fd);
+		}
+	}
+	out_abort(o);
+	return -1;
 }
 
 static int sync_folder(const char *path)

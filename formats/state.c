@@ -151,7 +151,9 @@ int state_resume(struct state *s, const char *path, struct val *mine, char err[E
 {
 	int rc = 1;
 
-	if (access(path, F_OK) < 0 && errno == ENOENT) {
+	if (!strcmp(path, "-"))
+		rc = fail(err, "-: a state is a file, which is replaced");
+	else if (access(path, F_OK) < 0 && errno == ENOENT) {
 		if (!(rc = out_probe(path, err)))
 			*s = state_new();
 		for (size_t i = 0; !rc && i < mine->map.len; i++)

@@ -61,8 +61,8 @@ int ts_create(struct ts_writer *w, const char *path, const struct val *header);
 int ts_create_mem(struct ts_writer *w, struct buf *out, const struct val *header);
 /* The same for a named file, which grows as the file kept, stays there when the process ends early, and gets its name by
  * ts_finish; both on one file system. What an earlier run left of this stream is gone on with: of its whole frames
- * ts_ahead are still to be come by, each by being put again, and refused if it is another, or by ts_pass. A file that is
- * not of this header is refused and left alone. */
+ * ts_ahead are still to be come by, each by being put again, and refused if it is another, or by ts_pass. What is refused
+ * stays as it is: a file of another header, or that another process has open in this way. */
 int ts_take_up(struct ts_writer *w, const char *path, const char *kept, const struct val *header);
 int64_t ts_ahead(const struct ts_writer *w);
 void ts_pass(struct ts_writer *w);

@@ -20,6 +20,7 @@ struct ts_wimpl {
 	struct val *offsets;
 	int64_t pos;
 	int64_t ahead;       /* of the offsets, those of frames that an earlier run left and that were not come by yet */
+	bool uncut;          /* what lies behind pos in an earlier run's file is to go before anything is written */
 	bool failed;
 };
 
@@ -31,6 +32,11 @@ static int write_bytes(struct ts_writer *w, const void *p, size_t n)
 	if (im->mem) {
 		buf_put(im->mem, p, n);
 	} else {
+		if (im->uncut && (fseeko(im->out.fp, im->pos, SEEK_SET) || ftruncate(fileno(im->out.fp), im->pos))) {
+			im->failed = true;
+			return fail(w->err, "%s:", w->name);
+		}
+		im->uncut = false;
 		errno = 0;
 		if (fwrite(p, 1, n, im->out.fp) != n) {
 			im->failed = true;
@@ -145,7 +151,7 @@ static int come_by(struct ts_writer *w, uint64_t hash)
 
 	if (hash_at(&im->hashes, 1 + i) != hash) { /* the first is the header's */
 		im->failed = true;
-		return fail(w->err, "%s: frame %lld is another run's; remove it to start anew", im->out.tmp, (long long)i);
+		return fail(w->err, "%s: frame %lld is another run's; remove it to start anew", w->name, (long long)i);
 	}
 	im->ahead--;
 	return 0;
@@ -160,45 +166,57 @@ static int add_frame(struct ts_writer *w, const uint8_t *p, size_t n)
 	return write_bytes(w, p, n) < 0 ? -1 : note_frame(w, seal_hash(p, n), at);
 }
 
-/* The header of a new file, which is there for good before any frame; or the frames of an old one. The header is in
- * im->buf. */
-static int go_on(struct ts_writer *w, const struct val *header)
+/* Frames of an earlier run, as far as they are whole. */
+static int find_frames(struct ts_writer *w, const struct val *header)
 {
 	struct ts_wimpl *im = w->impl;
-	FILE *fp = im->out.fp;
 	struct ts_reader r;
-	uint8_t *old = emalloc(im->buf.len);
-	size_t have = fread(old, 1, im->buf.len, fp), n;
-	bool mine = !memcmp(old, im->buf.p, have);
 	const uint8_t *p;
+	size_t n;
 	int rc = 0;
 
-	free(old);
-	rewind(fp);
-	hash_push(&im->hashes, seal_hash(im->buf.p, im->buf.len));
-	if (mine && have < im->buf.len)
-		return ftruncate(fileno(fp), 0) || write_bytes(w, im->buf.p, im->buf.len) < 0 || fflush(fp) || fsync(fileno(fp)) ?
-			fail(w->err, "%s:", im->out.tmp) : 0;
-	im->pos = im->buf.len;
-	if (ts_open_file(&r, fp, im->out.tmp, NULL) < 0)
+	if (ts_open_file(&r, im->out.fp, w->name, NULL) < 0)
 		return fail(w->err, "%s", r.err);
-	if (!mine)
-		rc = history_same(header, r.header, im->out.tmp, w->err) < 0 ? -1 :
-			fail(w->err, "%s: of another run; remove it to start anew", im->out.tmp);
+	if (!val_equal(r.header, header))
+		rc = history_same(header, r.header, w->name, w->err) < 0 ? -1 :
+			fail(w->err, "%s: of another run; remove it to start anew", w->name);
 	while (!rc && ts_next_raw(&r, &p, &n) > 0) { /* until the trailer, or a frame that is not whole */
 		rc = note_frame(w, seal_hash(p, n), im->pos);
 		im->pos += n;
 	}
+	if (!rc && ferror(im->out.fp))
+		rc = fail(w->err, "%s", r.err);
 	im->ahead = im->offsets->list.len;
 	ts_close(&r);
-	if (!rc && (fseeko(fp, im->pos, SEEK_SET) || ftruncate(fileno(fp), im->pos)))
-		rc = fail(w->err, "%s:", im->out.tmp);
 	return rc;
+}
+
+/* The header of a new file, which is there for good before any frame, or what is behind that of an old one. What a run
+ * leaves that ends while it writes the header is a part of it, or zeros. The header is in im->buf. */
+static int go_on(struct ts_writer *w, const struct val *header)
+{
+	struct ts_wimpl *im = w->impl;
+	FILE *fp = im->out.fp;
+	uint8_t *old = emalloc(im->buf.len);
+	size_t have = fread(old, 1, im->buf.len, fp);
+	bool none = !have || !*old || (have < im->buf.len && !memcmp(old, im->buf.p, have));
+
+	free(old);
+	if (ferror(fp))
+		return fail(w->err, "%s:", w->name);
+	rewind(fp);
+	hash_push(&im->hashes, seal_hash(im->buf.p, im->buf.len));
+	im->uncut = true;
+	if (none)
+		return write_bytes(w, im->buf.p, im->buf.len) < 0 ? -1 :
+			fflush(fp) || fsync(fileno(fp)) ? fail(w->err, "%s:", w->name) : 0;
+	im->pos = im->buf.len;
+	return find_frames(w, header);
 }
 
 int ts_take_up(struct ts_writer *w, const char *path, const char *kept, const struct val *header)
 {
-	init(w, path);
+	init(w, kept);
 	if (out_take_up(&w->impl->out, path, kept, w->err) < 0 || seal_object(w, header, "the header") < 0 ||
 	    go_on(w, header) < 0) {
 		ts_abort(w);
@@ -279,7 +297,7 @@ int ts_finish(struct ts_writer *w)
 
 	if (!im->failed && im->ahead) {
 		im->failed = true;
-		fail(w->err, "%s: of a run of more frames; remove it to start anew", im->out.tmp);
+		fail(w->err, "%s: of a run of more frames; remove it to start anew", w->name);
 	}
 	if (im->failed) {
 		ts_abort(w);

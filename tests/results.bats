@@ -245,3 +245,29 @@ claim()
 	unset RESULTS_SETTINGS RESULTS_ROWS
 	"$root/pipelines/results/table" | cmp - "$root/pipelines/results/TABLES.md"
 }
+
+@test "the rows that are shown are of the lines of now, and each is some claim's" {
+	unset RESULTS_SETTINGS RESULTS_ROWS
+	cd "$root/pipelines/results"
+	claims=$(grep -l '^claim ' -- * | grep -vx search)
+	for folder in rows/*; do
+		[[ $folder != *-val ]] || continue
+		for c in $claims; do "./$c" --list "${folder#*/}"; done >"$BATS_TEST_TMPDIR/listed"
+		ls "$folder" | sed 's/\.json$//' | grep -vxFf "$BATS_TEST_TMPDIR/listed" && false
+		for c in $claims; do "./$c" --stale "${folder#*/}"; done >"$BATS_TEST_TMPDIR/stale"
+		[ ! -s "$BATS_TEST_TMPDIR/stale" ]
+	done
+}
+
+@test "a row of other lines is stale" {
+	[ -z "$(claim decay --stale sample)" ]
+	jq '.made[-2] += " --lr 7"' rows/sample/decay-noise.json >row
+	mv row rows/sample/decay-noise.json
+	[ "$(claim decay --stale sample)" = decay-noise ]
+}
+
+@test "two products of one name are refused" {
+	echo 'product base.ts "another one" "synth-init -i 1 <train.ts"' >extra
+	run -1 claim decay sample
+	[[ $output == *'base.ts: two products of this name: synth-init -i 1 '* ]]
+}

@@ -90,14 +90,14 @@ with open("state", "r+b") as f:
 
 @test "softlabel: killed at work" {
 	mapfile -t ends < <(ends_of recipes.ts)
-	at=${ends[-6]} # four batches and the trailer are missing
-	for _ in 1 2; do
+	mapfile -t wanted_ends < <(ends_of labelled.ts)
+	for missing in 6 4; do # batches, and then the trailer
 		mkfifo fifo
-		(head -c "$at" recipes.ts && exec sleep 100) >fifo &
+		(head -c "${ends[-missing - 2]}" recipes.ts && exec sleep 100) >fifo &
 		feeder=$!
 		softlabel -p pool.tar --state state -o out <fifo &
 		worker=$!
-		wanted=$(ends_of labelled.ts | tail -n 6 | head -n 1)
+		wanted=${wanted_ends[-missing - 2]}
 		for ((i = 0; i < 600; i++)); do
 			[ ! -e state ] || [ "$(stat -c %s state)" -lt "$wanted" ] || break
 			sleep 0.05
@@ -116,7 +116,7 @@ with open("state", "r+b") as f:
 
 @test "softlabel: a file that may not grow any more" {
 	wanted=$(($(wc -c <labelled.ts) / 1024 - 4))
-	(ulimit -f $wanted && fails 'out: File too large' label)
+	(ulimit -f $wanted && fails 'state: File too large' label)
 	[ -s state ]
 	[ ! -e out ]
 	label -v 2>said
@@ -125,8 +125,10 @@ with open("state", "r+b") as f:
 }
 
 @test "softlabel: what is no state of this run is refused, and left as it is" {
-	head -c "$(ends_of labelled.ts | sed -n 5p)" labelled.ts >state
-	cp state was
+	# A whole one: nothing of it is cut before all has been seen to be the same.
+	cp labelled.ts state
+	cp labelled.ts was
+	cp pool.tar base.tar
 	fails 'state: of a run with another u8' label --u8
 	fails 'state: of a run with another mean' label --mean probs
 	tar xf pool.tar
@@ -139,13 +141,50 @@ with open("state", "r+b") as f:
 	fails 'cannot be one file' softlabel -p pool.tar --state state -o state <recipes.ts
 	fails 'a regular file is needed' softlabel -p pool.tar --state state -o /dev/null <recipes.ts
 	[ "$(stat -c %d /dev/shm)" = "$(stat -c %d .)" ] ||
-		fails 'another file system' softlabel -p pool.tar --state state -o /dev/shm/out.$$ <recipes.ts
+		fails 'cross-device' softlabel -p pool.tar --state state -o /dev/shm/out.$$ <recipes.ts
+	fails 'the input, and what is kept' softlabel -p pool.tar --relabel --state state -o out <state
 	cmp state was
-	for file in pool.tar /dev/null . summed.ts; do
+	cp summed.ts sums
+	cp recipes.ts unlabelled
+	for file in base.tar /dev/null . sums unlabelled; do
 		fails "$file: " softlabel -p pool.tar --state $file -o out <recipes.ts
 	done
+	cmp base.tar pool.tar
+	cmp sums summed.ts
+	cmp unlabelled recipes.ts
 	misused '-o FILE' softlabel -p pool.tar --state state <recipes.ts
+	misused 'a file is needed' softlabel -p pool.tar --state - -o out <recipes.ts
+	fails 'No such file' softlabel -p pool.tar --state new -o no/out <recipes.ts
 	[ ! -e out ]
+	[ ! -e new ]
+}
+
+@test "softlabel: a state that is a link, or of zeros; one for two runs" {
+	: >real
+	ln -s real state
+	label
+	cmp out labelled.ts
+	[ ! -L out ]
+	[ ! -e real ]
+	rm state
+	head -c 3000 /dev/zero >state
+	label
+	cmp out labelled.ts
+	rm out
+	mkfifo fifo
+	(head -c "$(ends_of recipes.ts | tail -n 6 | head -n 1)" recipes.ts && exec sleep 100) >fifo &
+	feeder=$!
+	softlabel -p pool.tar --state state -o out <fifo &
+	worker=$!
+	for ((i = 0; i < 600; i++)); do
+		[ ! -s state ] || break
+		sleep 0.05
+	done
+	fails 'state: another run is at work on it' label
+	kill -KILL $worker $feeder
+	wait $worker $feeder || true
+	label
+	cmp out labelled.ts
 }
 
 @test "bnstats: killed at work; what was summed is not read again" {
@@ -194,6 +233,7 @@ with open("state", "r+b") as f:
 	for file in less short; do
 		fails "$file: no sums of these networks" bnstats -p pool.tar --classwise --state $file -o out <many.ts
 	done
+	fails 'a state is a file' bnstats -p pool.tar --classwise --state - -o out <many.ts
 	fails 'kind stats' bnstats -p pool.tar --classwise --state summed.ts -o out <many.ts
 	misused '--state' bnstats -p pool.tar --classwise --save-every 2 -o out <many.ts
 	[ ! -e out ]
@@ -212,7 +252,7 @@ labels_killed()
 
 	setsid "${@:2}" >/dev/null 2>&1 &
 	session=$!
-	for ((i = 0; i < 1200; i++)); do
+	for ((i = 0; i < 6000; i++)); do
 		state=$(find "$1" -path '*/partial/*labels*/state' -size +40k 2>/dev/null) || true
 		[ -z "$state" ] || break
 		sleep 0.02
@@ -230,11 +270,11 @@ labels_killed()
 @test "labels of pipelines that are killed" {
 	data=(--size 28 --per-class 5 --classes @sample/CLASSES sample/train-images-idx3-ubyte.gz
 		sample/t10k-images-idx3-ubyte.gz)
-	run=("$root/pipelines/random" --arch convnet2-8 --epochs 2 --first 1 --every 1 --ipc 2 --hard-steps 2 --soft-steps 1500
-		--soft-batch 10 --repeats 1 --threads 1)
+	run=("$root/pipelines/random" --arch convnet3-32 --epochs 4 --first 1 --every 1 --ipc 2 --hard-steps 2
+		--soft-steps 3000 --soft-batch 10 --soft-student convnet1-8 --repeats 1 --threads 1)
 	labels_killed random "${run[@]}" "${data[@]}" random
-	cutmix -b 10 --seed 0 --steps 1500 <random/random.ts | softlabel -p random/02-pool.tar | cmp - random/05-labels-random.ts
-	run=("$root/pipelines/crossarch" --students convnet1-8 --pool pool.tar --steps 1500 --batch 10 --repeats 1 --random train.ts)
+	cutmix -b 10 --seed 0 --steps 3000 <random/random.ts | softlabel -p random/02-pool.tar | cmp - random/05-labels-random.ts
+	run=("$root/pipelines/crossarch" --students convnet1-8 --pool pool.tar --steps 3000 --batch 10 --repeats 1 --random train.ts)
 	labels_killed across "${run[@]}" init.ts val.ts across
-	cutmix -b 10 --seed 0 --steps 1500 <init.ts | softlabel -p pool.tar | cmp - across/labels-distilled.ts
+	cutmix -b 10 --seed 0 --steps 3000 <init.ts | softlabel -p pool.tar | cmp - across/labels-distilled.ts
 }

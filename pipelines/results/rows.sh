@@ -2,7 +2,7 @@
 # shell makes) and rows (accuracies of students that see them), and ends in "measure", which makes what is missing. Rows
 # are kept in rows/DATASET/NAME.json, with the lines that they were made by: one whose lines are those of now is done,
 # so rows of different days and machines add up. Claims that have a row in common give it one name.
-# Sourced by every claim; usage: CLAIM [--table | --list] DATASET
+# Sourced by every claim; usage: CLAIM [--table | --list | --stale] DATASET
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # shared with steps.sh and settings
 set -euo pipefail
@@ -16,13 +16,13 @@ export PATH LC_ALL=C.UTF-8 SHELL=$BASH
 
 usage()
 {
-	echo "usage: ${0##*/} [--table | --list] DATASET"
+	echo "usage: ${0##*/} [--table | --list | --stale] DATASET"
 }
 
 whose=results # a folder is that of all claims
 mode=run
 case ${1-} in
---table | --list) mode=${1#--} && shift ;;
+--table | --list | --stale) mode=${1#--} && shift ;;
 esac
 [ $# -eq 1 ] || bad "one data set expected"
 dataset=$1
@@ -209,6 +209,12 @@ lines_of()
 	printf '%s\n' "${how[$1]}  # IMAGES: ${seen[$1]}; seeds 0 to $((pupils[$1] - 1))"
 }
 
+# had_lines ROW: those that it was made by; for --stale, which reads no data, without what was said of them
+had_lines()
+{
+	jq -r --arg mode "$mode" '.made[] | if $mode == "stale" then sub("  # --.*"; "") else . end' "$kept/$1.json"
+}
+
 # done_row ROW: it has the lines that are wanted now, and students of as many seeds or more
 done_row()
 {
@@ -218,7 +224,7 @@ done_row()
 	has=$(jq -r '.made[-1] | capture("seeds 0 to (?<last>[0-9]+)$").last | tonumber + 1' "$kept/$1.json")
 	[ "$has" -ge "$wanted" ] || return
 	pupils[$1]=$has
-	lines_of "$1" | cmp -s - <(jq -r '.made[]' "$kept/$1.json") || { pupils[$1]=$wanted && return 1; }
+	lines_of "$1" | cmp -s - <(had_lines "$1") || { pupils[$1]=$wanted && return 1; }
 }
 
 # result ROW SET SEED: the file of one student. Rows whose students see the same in the same way have them in common.
@@ -353,6 +359,7 @@ measure()
 	case $mode in
 	table) table; exit ;;
 	list) printf '%s\n' "${rows[@]}"; exit ;;
+	stale) stale; exit ;;
 	esac
 	[[ $dataset != *-val ]] || dataset_name+=", validation split"
 	data_set "${dataset%-val}" || { say "$dataset: not in $data, skipped" && return; }
@@ -380,6 +387,16 @@ measure()
 	done
 	finish_rows "${learning[@]}"
 	end_steps
+}
+
+# stale: rows that there are, but by other lines than those of now
+stale()
+{
+	local name
+
+	for name in "${rows[@]}"; do
+		[ ! -e "$kept/$name.json" ] || done_row "$name" || echo "$name"
+	done
 }
 
 # cells: a line each, of the rows that there are
