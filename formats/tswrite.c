@@ -199,8 +199,10 @@ static int go_on(struct ts_writer *w, const struct val *header)
 	FILE *fp = im->out.fp;
 	uint8_t *old = emalloc(im->buf.len);
 	size_t have = fread(old, 1, im->buf.len, fp);
-	bool none = !have || !*old || (have < im->buf.len && !memcmp(old, im->buf.p, have));
+	bool none = have < im->buf.len && !memcmp(old, im->buf.p, have);
 
+	if (have && !*old && !memcmp(old, old + 1, have - 1))
+		none = true;
 	free(old);
 	if (ferror(fp))
 		return fail(w->err, "%s:", w->name);
