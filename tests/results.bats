@@ -13,7 +13,7 @@ setup_file()
 	repeats=2 arch=convnet2-8 epochs=3 weak=1,2 early=1 middle=2 late=3 ipc=1 teachers=2 iterations=3
 	teacher='-b 512 --lr 0.02' student=convnet2-8-in soft_student=convnet2-8
 	hard_protocol='hard-dsa --steps 4' soft_protocol=soft mix='--steps 4 -b 5'
-	search_lr=0.1 search_iterations='2 3' search_alpha=2 search_ce='1 3' search_rate='1 3' search_protocol=
+	search_lr=0.1 search_iterations='2 3' search_alpha=2 search_ce='1 3' search_rate='1 3' search_rate_ten='2 3' search_protocol=
 	prior_opts='-N 2 --lr RATE' dm_nets=3 many=2
 	. "$PWD/extra"
 	END
@@ -200,7 +200,8 @@ claim()
 	grep -qxE 'prior_ce=[13]' best
 	grep -qxE 'prior_rates=1:[13],10:2,50:10' best
 	ce=$(sed -n 's/^prior_ce=//p' best)
-	one=$(sed -n 's/^prior_rates=1:\([13]\),10:2,50:10$/\1/p' best)
+	[ "$(grep -cxE 'prior_rates=1:[123],10:2,50:10' best)" -eq 2 ] # here that of ipc is that of one, too
+	one=$(sed -n 's/^prior_rates=1:\([13]\),10:2,50:10$/\1/p' best | tail -n 1)
 	grep -qxE "prior_pools=1:weak,10:weak,50:(weak|middle) prior_batches=1:,10:,50:(256)? prior_rates=1:$one,10:2,50:[12]0" best
 	grep -q -- '-N 2 --lr 3 ' rows/sample-val/rate-3.json
 	grep -q -- "--ce $ce .* -N 2 --lr 20 --real-batch 256 " "rows/sample-val/fifty-middle-$ce-256-20.json"
@@ -261,9 +262,9 @@ claim()
 
 @test "a row of other lines is stale" {
 	[ -z "$(claim decay --stale sample)" ]
-	jq '.made[-2] += " --lr 7"' rows/sample/decay-noise.json >row
-	mv row rows/sample/decay-noise.json
-	[ "$(claim decay --stale sample)" = decay-noise ]
+	jq '.made[-2] += " --lr 7"' rows/sample/decay-1e-4-noise.json >row
+	mv row rows/sample/decay-1e-4-noise.json
+	[ "$(claim decay --stale sample)" = decay-1e-4-noise ]
 }
 
 @test "two products of one name are refused" {
